@@ -1,0 +1,100 @@
+"""Fields of parameter objects: what a number means, its unit, its bounds, and where it comes from.
+
+A config table is turned into an object whose class *is* the schema, so everything a user may be told about a key
+(`mfamm list`) is said once, where the field is declared.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def as_real(x: Any) -> jax.Array:
+    """Turns a number into a float array of the precision in force; floating arrays keep their dtype.
+
+    An explicit dtype avoids weak types, which would compile a second time for the same shapes.
+    """
+    if isinstance(x, jax.Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.asarray(x)
+    return jnp.asarray(x, dtype=jnp.result_type(float))
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+    """What `mfamm list` prints about a field and what the border of a run checks.
+
+    Args:
+        unit: Physical unit, e.g. "price/sqrt(s)".
+        source: Equation or section, e.g. "(9)".
+        lower: Smallest admissible value; `strict` excludes it.
+        upper: Largest admissible value.
+        strict: Whether `lower` itself is excluded.
+        usual: Range outside which a run warns.
+        help: One line in plain words.
+    """
+
+    unit: str = ""
+    source: str = ""
+    lower: float = -math.inf
+    upper: float = math.inf
+    strict: bool = False
+    usual: tuple[float, float] | None = None
+    help: str = ""
+
+    def complaint(self, value: Any) -> str | None:
+        """Says what is wrong with `value`, or None. NaN is always wrong."""
+        values = np.asarray(value, dtype=float)
+        if np.isnan(values).any():
+            return "is NaN"
+        bad_low = values <= self.lower if self.strict else values < self.lower
+        if bad_low.any():
+            return f"is {values[bad_low].flat[0]:g}, expected {'>' if self.strict else '>='} {self.lower:g}"
+        if (values > self.upper).any():
+            return f"is {values[values > self.upper].flat[0]:g}, expected <= {self.upper:g}"
+        return None
+
+    def warning(self, value: Any) -> str | None:
+        """Says that `value` is unusual, or None."""
+        if self.usual is None:
+            return None
+        low, high = self.usual
+        values = np.asarray(value, dtype=float)
+        if ((values < low) | (values > high)).any():
+            return f"is {values.flat[0]:g}; usual values lie in [{low:g}, {high:g}]"
+        return None
+
+
+def _field(meaning: Meaning, default: Any, **kwargs: Any) -> Any:
+    if default is not dataclasses.MISSING:
+        kwargs["default"] = default
+    return eqx.field(metadata={"meaning": meaning}, **kwargs)
+
+
+def real_field(*, default: Any = dataclasses.MISSING, converter: Callable = as_real, **meaning: Any) -> Any:
+    """A float-array parameter: may be swept, vmapped and differentiated. `meaning`: fields of `Meaning`."""
+    return _field(Meaning(**meaning), default, converter=converter)
+
+
+def static_field(*, default: Any = dataclasses.MISSING, **meaning: Any) -> Any:
+    """A size or a choice: changing it compiles again. `meaning`: fields of `Meaning`."""
+    return _field(Meaning(**meaning), default, static=True)
+
+
+class Checked(eqx.Module):
+    """Raises ValueError when a concrete field lies outside its declared bounds. Tracers pass."""
+
+    def __check_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            meaning, value = field.metadata.get("meaning"), getattr(self, field.name)
+            if meaning is None or isinstance(value, jax.core.Tracer | str | bool | None):
+                continue
+            if isinstance(value, jax.Array | np.ndarray | int | float):
+                problem = meaning.complaint(value)
+                if problem is not None:
+                    raise ValueError(f"{type(self).__name__}.{field.name} {problem}")

@@ -1,0 +1,124 @@
+"""Recorded market activity as struct of arrays on the host.
+
+Times are int64 nanoseconds since the session's midnight (or since `epoch_ns`): they fit neither float64 epochs nor JAX's
+default integers, so they stay in NumPy and the device gets durations and indices.
+"""
+
+import dataclasses
+from enum import IntEnum
+
+import numpy as np
+
+NS = 1_000_000_000
+
+
+class Kind(IntEnum):
+    """What an event did to the market."""
+
+    ADD = 0
+    CANCEL = 1  # partial
+    DELETE = 2
+    TRADE = 3  # visible execution
+    HIDDEN_TRADE = 4  # execution of a hidden order; the displayed book does not change
+    CROSS = 5  # auction
+    HALT = 6
+    CLEAR = 7
+    SNAPSHOT = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class BookUpdates:
+    """Messages, one row each, in exchange order. N rows.
+
+    Args:
+        t_ns: int64 (N,), exchange clock, nanoseconds since midnight of the session (non-decreasing).
+        kind: int8 (N,), `Kind`.
+        side: int8 (N,), side of the RESTING order: +1 bid, -1 ask, 0 none.
+        price_ticks: int32 (N,), nearest tick towards the resting side's worse price for hidden off-tick prints; 0 for halts.
+        size: float32 (N,), shares or contracts.
+        order_id: uint64 (N,), 0 when unknown.
+    """
+
+    t_ns: np.ndarray
+    kind: np.ndarray
+    side: np.ndarray
+    price_ticks: np.ndarray
+    size: np.ndarray
+    order_id: np.ndarray
+
+    @property
+    def aggressor(self) -> np.ndarray:
+        """int8 (N,): +1 buyer-initiated, -1 seller-initiated trade, 0 for rows that are no trade."""
+        is_trade = (self.kind == Kind.TRADE) | (self.kind == Kind.HIDDEN_TRADE)
+        return np.where(is_trade, -self.side, 0).astype(np.int8)
+
+    def __len__(self) -> int:
+        return len(self.t_ns)
+
+
+@dataclasses.dataclass(frozen=True)
+class BookSnapshots:
+    """The book AFTER each event row. N rows, K occupied levels a side, best first.
+
+    Args:
+        bid_ticks, ask_ticks: int32 (N, K); meaningless where the matching size is 0 (level absent).
+        bid_size, ask_size: float32 (N, K); 0 = level absent.
+    """
+
+    bid_ticks: np.ndarray
+    bid_size: np.ndarray
+    ask_ticks: np.ndarray
+    ask_size: np.ndarray
+
+    @property
+    def n_levels(self) -> int:
+        """K."""
+        return self.bid_ticks.shape[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trades:
+    """Marketable orders: consecutive executions with equal time and aggressor side, merged. M rows.
+
+    Args:
+        event: int64 (M,), row of the order's first execution in the `BookUpdates` (book before it: row `event - 1`).
+        last_event: int64 (M,), row of its last execution.
+        t_ns: int64 (M,).
+        aggressor: int8 (M,): +1 buyer-initiated, -1 seller-initiated.
+        size: float32 (M,), total executed.
+        worst_ticks: int32 (M,), worst price executed.
+    """
+
+    event: np.ndarray
+    last_event: np.ndarray
+    t_ns: np.ndarray
+    aggressor: np.ndarray
+    size: np.ndarray
+    worst_ticks: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """One instrument's recorded session: what every loader returns.
+
+    Args:
+        name: For tables and titles, e.g. "AAPL 2012-06-21".
+        tick_size: [price].
+        updates: N messages.
+        books: N book rows.
+        clock: Which clock `t_ns` is, e.g. "exchange event time, ns after midnight New York".
+        source: Files read, for the manifest (path, sha256).
+        notes: What the loader repaired or dropped, one line each.
+    """
+
+    name: str
+    tick_size: float
+    updates: BookUpdates
+    books: BookSnapshots
+    clock: str
+    source: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class DataError(ValueError):
+    """A data file cannot be used: says which file and row, what was expected and what to do."""
