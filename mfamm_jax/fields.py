@@ -41,10 +41,10 @@ class Meaning:
 
     unit: str = ""
     source: str = ""
-    lower: float = -math.inf
-    upper: float = math.inf
+    lower: float | int = -math.inf
+    upper: float | int = math.inf
     strict: bool = False
-    usual: tuple[float, float] | None = None
+    usual: tuple[float | int, float | int] | None = None
     help: str = ""
 
     def complaint(self, value: Any) -> str | None:

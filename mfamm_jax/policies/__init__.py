@@ -1,1 +1,36 @@
-""""""
+"""Solutions turned into quotes."""
+
+from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState, Quotes
+from mfamm_jax.policies.rules import (
+    QuoteRules,
+    RuledPolicy,
+    SymmetricPolicy,
+    apply_rules,
+    gate_factor,
+    round_to_ticks,
+)
+from mfamm_jax.policies.value_table import (
+    TableAxes,
+    ValueTablePolicy,
+    constant_scale,
+    largest_problem,
+    tabulate,
+)
+
+__all__ = [
+    "AbstractPolicy",
+    "Covariates",
+    "MarketState",
+    "QuoteRules",
+    "Quotes",
+    "RuledPolicy",
+    "SymmetricPolicy",
+    "TableAxes",
+    "ValueTablePolicy",
+    "apply_rules",
+    "constant_scale",
+    "gate_factor",
+    "largest_problem",
+    "round_to_ticks",
+    "tabulate",
+]

@@ -1,0 +1,93 @@
+"""Which scheme fits a problem, or a whole batch of problems, and why."""
+
+from math import ceil, log2
+
+import numpy as np
+
+from mfamm_jax.models.intensity import ExponentialIntensity
+from mfamm_jax.solvers.hjb.explicit import ExplicitRK
+from mfamm_jax.solvers.hjb.problem import AbstractScheme, Grid, HJBProblem
+from mfamm_jax.solvers.hjb.uniformization import (
+    SQUARING_NORM,
+    TaylorAction,
+    Uniformization,
+    terms_for,
+)
+
+# A Taylor sum of this norm stays below float32's largest number and needs about two terms per unit of norm.
+ACTION_NORM = 64.0
+# Runge-Kutta steps are chosen so that step times fill rate stays below this: local error about (1/4)^5/120.
+RATE_STEP = 0.25
+
+
+def fill_rate_bound(problem: HJBProblem, grid: Grid) -> float:
+    r"""Upper estimate of the optimal policy's total fill rate [1/s] over a batch.
+
+    Without a lower depth limit the rate at the inventory limit grows until it carries the penalty away: the fluid solution
+    gives $e^{k|H_q|} \le 2(1 + \phi Q^2 e k/(2\Lambda))$, hence a rate of $2\Lambda/e + k(\phi Q^2 + |\mu| Q)$, and at the horizon
+    the terminal penalty's slope gives $(\Lambda/e)\,e^{k\alpha(2Q-1)}$.
+    """
+    q = grid.max_inventory
+    total = np.zeros(())
+    for side in (problem.bid, problem.ask):
+        if not isinstance(side, ExponentialIntensity):
+            raise ValueError(
+                f"no fill-rate bound for {type(side).__name__}: give the scheme and its steps explicitly"
+            )
+        scale, decay = np.asarray(side.scale, float), np.asarray(side.decay, float)
+        penalty = np.asarray(problem.inventory_penalty) * q**2 + np.abs(np.asarray(problem.drift)) * q
+        steep = decay * np.asarray(problem.terminal_penalty) * (2 * q - 1)
+        free = np.maximum(2 * scale / np.e + decay * penalty, scale * np.exp(np.minimum(steep, 60.0) - 1))
+        limited = scale * np.exp(np.minimum(-decay * np.asarray(problem.min_depth, float), 60.0))
+        total = total + np.minimum(free, limited)
+    return float(np.max(total))
+
+
+def _linear_norm(problem: HJBProblem, grid: Grid) -> float:
+    """Largest shifted norm of A times the horizon over a batch."""
+    decay, q = np.asarray(problem.ask.decay), grid.max_inventory
+    spread = decay * (
+        np.asarray(problem.inventory_penalty) * q**2 + 2 * np.abs(np.asarray(problem.drift)) * q
+    )
+    flows = np.asarray(problem.ask.scale) + np.asarray(problem.bid.scale)
+    costs = np.minimum(np.asarray(problem.bid_adverse_selection), np.asarray(problem.ask_adverse_selection))
+    coupling = flows * np.exp(-1.0 - decay * np.minimum(costs, 0.0))
+    return float(np.max((spread + coupling) * np.asarray(problem.horizon)))
+
+
+def choose_scheme(problem: HJBProblem, grid: Grid) -> tuple[AbstractScheme, str]:
+    """Scheme for concrete parameters; a batch (leading axes) gets one scheme that serves every row.
+
+    Returns:
+        The scheme and one sentence that says why.
+    """
+    reason = _why_not_linear(problem)
+    if reason:
+        bound = fill_rate_bound(problem, grid)
+        steps = max(ceil(bound * float(np.max(problem.horizon)) / grid.n_steps / RATE_STEP), 4)
+        return ExplicitRK(steps), f"explicit Runge-Kutta, {steps} steps a row: {reason}"
+    norm = _linear_norm(problem, grid) / grid.n_steps
+    size = 2 * grid.max_inventory + 1
+    substeps = max(ceil(norm / ACTION_NORM), 1)
+    terms = terms_for(norm / substeps)
+    squarings = max(ceil(log2(max(norm / SQUARING_NORM, 1.0))), 0)
+    # Matrix products run about four times as fast per operation as the three-diagonal products.
+    action_cost = grid.n_steps * substeps * terms * 7 * size
+    squaring_cost = 24 * 7 * size**2 + (squarings * 2 * size**3 + grid.n_steps * 2 * size**2) / 4
+    if action_cost <= squaring_cost:
+        return TaylorAction(
+            substeps, terms
+        ), f"Taylor action, {substeps} x {terms} terms a row: linear and short"
+    return Uniformization(
+        squarings, terms_for(SQUARING_NORM)
+    ), f"{squarings} squarings: linear and long or stiff"
+
+
+def _why_not_linear(problem: HJBProblem) -> str:
+    if not (isinstance(problem.bid, ExponentialIntensity) and isinstance(problem.ask, ExponentialIntensity)):
+        return "the fill curve is not exponential"
+    if np.any(np.asarray(problem.bid.decay) != np.asarray(problem.ask.decay)):
+        return "bid and ask decay differ"
+    if np.any(np.isfinite(problem.min_depth)) or np.any(np.isfinite(problem.max_depth)):
+        return "depths are limited"
+    return ""
