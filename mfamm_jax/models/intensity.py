@@ -86,9 +86,7 @@ class ExponentialIntensity(AbstractIntensity):
         decay: $k$ [1/price].
     """
 
-    scale: Float[Array, ""] = real_field(
-        lower=0.0, strict=True, unit="1/s", source="(3)", help="fill rate at the mid"
-    )
+    scale: Float[Array, ""] = real_field(lower=0.0, strict=True, unit="1/s", source="(3)", help="fill rate at the mid")
     decay: Float[Array, ""] = real_field(
         lower=0.0, strict=True, unit="1/price", source="(3)", help="decay of the fill rate with depth"
     )

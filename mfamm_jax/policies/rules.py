@@ -21,16 +21,12 @@ class QuoteRules(Checked):
         imbalance_reduced_size: Fraction of that side's size.
     """
 
-    min_half_spread: Float[Array, ""] = real_field(
-        default=-jnp.inf, unit="price", help="smallest depth quoted"
-    )
+    min_half_spread: Float[Array, ""] = real_field(default=-jnp.inf, unit="price", help="smallest depth quoted")
     max_half_spread: Float[Array, ""] = real_field(default=jnp.inf, unit="price", help="largest depth quoted")
     vpin_gate: Float[Array, ""] = real_field(
         default=0.7, lower=0.0, source="glossary", help="VPIN above which quoting is reduced"
     )
-    vpin_width: Float[Array, ""] = real_field(
-        default=0.0, lower=0.0, help="width of the gate's transition; 0 = a step"
-    )
+    vpin_width: Float[Array, ""] = real_field(default=0.0, lower=0.0, help="width of the gate's transition; 0 = a step")
     vpin_reduced_size: Float[Array, ""] = real_field(
         default=0.0, lower=0.0, upper=1.0, help="fraction of the size quoted above the gate"
     )
@@ -54,9 +50,7 @@ def gate_factor(
     return 1.0 - (1.0 - reduced) * above
 
 
-def apply_rules(
-    rules: QuoteRules, quotes: Quotes, vpin: Float[Array, ""], imbalance: Float[Array, ""]
-) -> Quotes:
+def apply_rules(rules: QuoteRules, quotes: Quotes, vpin: Float[Array, ""], imbalance: Float[Array, ""]) -> Quotes:
     """Clips depths, then scales sizes. Buying pressure (imbalance > 0) threatens asks, selling pressure bids."""
     toxic = gate_factor(vpin, rules.vpin_gate, rules.vpin_width, rules.vpin_reduced_size)
     ask = gate_factor(imbalance, rules.imbalance_gate, jnp.zeros(()), rules.imbalance_reduced_size)

@@ -32,12 +32,8 @@ class TableAxes(Checked):
 
     n_risk: int = static_field(default=9, lower=1, help="nodes of the risk (volatility) axis")
     n_skew: int = static_field(default=7, lower=1, help="nodes of the intensity-skew axis")
-    max_risk: Float[Array, ""] = real_field(
-        default=3.0, lower=0.0, strict=True, help="largest volatility / reference"
-    )
-    max_skew: Float[Array, ""] = real_field(
-        default=1.5, lower=0.0, help="largest half log ratio of intensities"
-    )
+    max_risk: Float[Array, ""] = real_field(default=3.0, lower=0.0, strict=True, help="largest volatility / reference")
+    max_skew: Float[Array, ""] = real_field(default=1.5, lower=0.0, help="largest half log ratio of intensities")
     max_speed: Float[Array, ""] = real_field(default=2.0, lower=1.0, help="largest intensity / reference")
 
     @property
@@ -179,9 +175,7 @@ def tabulate(
     return Solution(policy, solution.result, solution.stats)
 
 
-def _at_node(
-    problem: HJBProblem, axes: TableAxes, risk: Float[Array, ""], skew: Float[Array, ""]
-) -> HJBProblem:
+def _at_node(problem: HJBProblem, axes: TableAxes, risk: Float[Array, ""], skew: Float[Array, ""]) -> HJBProblem:
     mean = jnp.sqrt(problem.bid.scale * problem.ask.scale)
     changed = (
         ExponentialIntensity(mean * jnp.exp(-skew), problem.bid.decay),
@@ -196,9 +190,7 @@ def largest_problem(problem: HJBProblem, axes: TableAxes) -> HJBProblem:
     """The stiffest node, for `choose_scheme`: largest penalty, intensities and horizon at once."""
     node = _at_node(problem, axes, axes.risk[-1], jnp.zeros(()))
     faster = jnp.exp(axes.skew[-1])
-    return eqx.tree_at(
-        lambda p: (p.bid.scale, p.ask.scale), node, (node.bid.scale * faster, node.ask.scale * faster)
-    )
+    return eqx.tree_at(lambda p: (p.bid.scale, p.ask.scale), node, (node.bid.scale * faster, node.ask.scale * faster))
 
 
 def constant_scale(intensity: ExponentialIntensity) -> LogLinearScale:

@@ -22,9 +22,7 @@ class Episodes(Checked):
 
     n_paths: int = static_field(default=4096, lower=2, help="independent episodes")
     n_steps: int = static_field(default=600, lower=1, help="steps per episode")
-    horizon: Float[Array, ""] = real_field(
-        default=300.0, lower=0.0, strict=True, unit="s", help="length of an episode"
-    )
+    horizon: Float[Array, ""] = real_field(default=300.0, lower=0.0, strict=True, unit="s", help="length of an episode")
     terminal_penalty: Float[Array, ""] = real_field(default=1e-4, lower=0.0, unit="price/lot", source="(9)")
 
 
@@ -66,9 +64,7 @@ def simulate_episode(
 
     def advance(state: MarketState, index):
         quotes = policy(state)
-        state, record = step(
-            market, state, quotes, time_step, inventory_penalty, jax.random.fold_in(key, index)
-        )
+        state, record = step(market, state, quotes, time_step, inventory_penalty, jax.random.fold_in(key, index))
         # Countdown by multiplication: subtracting the step thousands of times drifts in float32.
         left = time_step * (episodes.n_steps - 1 - index)
         state = eqx.tree_at(lambda s: s.time_left, state, left)
@@ -157,9 +153,7 @@ def episode_law(
         return tuple(moments), (mass, fills, jnp.sum(mass * q**2))
 
     start = (jnp.where(q == 0, 1.0, 0.0) + zero, 0.0 * q + zero, 0.0 * q + zero)
-    (_, first, second), (inventory, fills, squares) = jax.lax.scan(
-        advance, start, jnp.arange(episodes.n_steps)
-    )
+    (_, first, second), (inventory, fills, squares) = jax.lax.scan(advance, start, jnp.arange(episodes.n_steps))
     mean = jnp.sum(first)
     variance = jnp.sum(second) - mean**2 + market.volatility**2 * time_step * jnp.sum(squares)
     total = jnp.sum(fills, axis=0)

@@ -31,9 +31,7 @@ def fill_rate_bound(problem: HJBProblem, grid: Grid) -> float:
     total = np.zeros(())
     for side in (problem.bid, problem.ask):
         if not isinstance(side, ExponentialIntensity):
-            raise ValueError(
-                f"no fill-rate bound for {type(side).__name__}: give the scheme and its steps explicitly"
-            )
+            raise ValueError(f"no fill-rate bound for {type(side).__name__}: give the scheme and its steps explicitly")
         scale, decay = np.asarray(side.scale, float), np.asarray(side.decay, float)
         penalty = np.asarray(problem.inventory_penalty) * q**2 + np.abs(np.asarray(problem.drift)) * q
         steep = decay * np.asarray(problem.terminal_penalty) * (2 * q - 1)
@@ -46,9 +44,7 @@ def fill_rate_bound(problem: HJBProblem, grid: Grid) -> float:
 def _linear_norm(problem: HJBProblem, grid: Grid) -> float:
     """Largest shifted norm of A times the horizon over a batch."""
     decay, q = np.asarray(problem.ask.decay), grid.max_inventory
-    spread = decay * (
-        np.asarray(problem.inventory_penalty) * q**2 + 2 * np.abs(np.asarray(problem.drift)) * q
-    )
+    spread = decay * (np.asarray(problem.inventory_penalty) * q**2 + 2 * np.abs(np.asarray(problem.drift)) * q)
     flows = np.asarray(problem.ask.scale) + np.asarray(problem.bid.scale)
     costs = np.minimum(np.asarray(problem.bid_adverse_selection), np.asarray(problem.ask_adverse_selection))
     coupling = flows * np.exp(-1.0 - decay * np.minimum(costs, 0.0))
@@ -75,12 +71,8 @@ def choose_scheme(problem: HJBProblem, grid: Grid) -> tuple[AbstractScheme, str]
     action_cost = grid.n_steps * substeps * terms * 7 * size
     squaring_cost = 24 * 7 * size**2 + (squarings * 2 * size**3 + grid.n_steps * 2 * size**2) / 4
     if action_cost <= squaring_cost:
-        return TaylorAction(
-            substeps, terms
-        ), f"Taylor action, {substeps} x {terms} terms a row: linear and short"
-    return Uniformization(
-        squarings, terms_for(SQUARING_NORM)
-    ), f"{squarings} squarings: linear and long or stiff"
+        return TaylorAction(substeps, terms), f"Taylor action, {substeps} x {terms} terms a row: linear and short"
+    return Uniformization(squarings, terms_for(SQUARING_NORM)), f"{squarings} squarings: linear and long or stiff"
 
 
 def _why_not_linear(problem: HJBProblem) -> str:

@@ -17,9 +17,7 @@ def value_rate(
 ) -> Float[Array, " inventory"]:
     r"""$dH/d\tau$, the right-hand side of the equation in `problem`."""
     bid_cost, ask_cost = indifference_costs(problem, relative_value)
-    gain = jnp.pad(problem.hamiltonian(ask_cost, "ask"), (1, 0)) + jnp.pad(
-        problem.hamiltonian(bid_cost, "bid"), (0, 1)
-    )
+    gain = jnp.pad(problem.hamiltonian(ask_cost, "ask"), (1, 0)) + jnp.pad(problem.hamiltonian(bid_cost, "bid"), (0, 1))
     return problem.drift * inventory - problem.inventory_penalty * inventory**2 + gain
 
 

@@ -29,12 +29,8 @@ def linear_generator(
         raise ValueError(f"a linear scheme needs ExponentialIntensity on both sides, got {bid} and {ask}")
     q = grid.inventory
     diagonal = ask.decay * (problem.drift * q - problem.inventory_penalty * q**2)
-    to_lower = jnp.exp(
-        ask.log_coupling(problem.fill_risk_aversion) - ask.decay * problem.ask_adverse_selection
-    )
-    to_upper = jnp.exp(
-        bid.log_coupling(problem.fill_risk_aversion) - bid.decay * problem.bid_adverse_selection
-    )
+    to_lower = jnp.exp(ask.log_coupling(problem.fill_risk_aversion) - ask.decay * problem.ask_adverse_selection)
+    to_upper = jnp.exp(bid.log_coupling(problem.fill_risk_aversion) - bid.decay * problem.bid_adverse_selection)
     return diagonal, to_lower, to_upper
 
 
