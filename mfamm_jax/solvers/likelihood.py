@@ -69,7 +69,7 @@ def log_likelihood(
     design: Float[Array, "row covariate"],
     count: Real[Array, " row"],
     exposure: Float[Array, " row"],
-    offset: Float[Array, " row"] | float = 0.0,
+    offset: Float[Array, " row"] | Float[Array, ""] | float = 0.0,
 ) -> Float[Array, ""]:
     """Logarithm of (11) for piecewise constant intensities; arguments as in `fit_poisson`."""
     log_rate = design @ coefficients + offset
@@ -82,7 +82,7 @@ def fit_poisson(
     exposure: Float[Array, " row"],
     *,
     ridge: Float[Array, ""] | float = 0.0,
-    offset: Float[Array, " row"] | float = 0.0,
+    offset: Float[Array, " row"] | Float[Array, ""] | float = 0.0,
     n_iterations: int = 25,
     cluster: Int[Array, " row"] | None = None,
     n_clusters: int | None = None,

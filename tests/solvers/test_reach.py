@@ -81,7 +81,7 @@ def test_gradient_of_the_decay_is_that_of_refitting():
     lower, upper = map(jnp.asarray, mixed(3, n=40))
 
     def decay(stretch):
-        return fit_reach(lower * stretch, upper * (1 + 2 * (stretch - 1))).value.decay
+        return fit_reach(lower * stretch, upper + 2 * (stretch - 1)).value.decay
 
     decay = jax.jit(decay)
     slope = (decay(jnp.array(1 + 1e-5)) - decay(jnp.array(1 - 1e-5))) / 2e-5

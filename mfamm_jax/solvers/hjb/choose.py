@@ -51,14 +51,23 @@ def _linear_norm(problem: HJBProblem, grid: Grid) -> float:
     return float(np.max((spread + coupling) * np.asarray(problem.horizon)))
 
 
-def choose_scheme(problem: HJBProblem, grid: Grid) -> tuple[AbstractScheme, str]:
+def choose_scheme(
+    problem: HJBProblem, grid: Grid, wanted: type[AbstractScheme] | None = None
+) -> tuple[AbstractScheme, str]:
     """Scheme for concrete parameters; a batch (leading axes) gets one scheme that serves every row.
+
+    Args:
+        problem: Concrete (not traced) parameters.
+        grid: Of the answer.
+        wanted: Use this scheme and only choose its steps.
 
     Returns:
         The scheme and one sentence that says why.
     """
-    reason = _why_not_linear(problem)
+    reason = "asked for" if wanted is ExplicitRK else _why_not_linear(problem)
     if reason:
+        if wanted in (TaylorAction, Uniformization):
+            raise ValueError(f"{wanted.__name__} cannot solve this problem: {reason}; use scheme = \"explicit\"")
         bound = fill_rate_bound(problem, grid)
         steps = max(ceil(bound * float(np.max(problem.horizon)) / grid.n_steps / RATE_STEP), 4)
         return ExplicitRK(steps), f"explicit Runge-Kutta, {steps} steps a row: {reason}"
@@ -70,9 +79,12 @@ def choose_scheme(problem: HJBProblem, grid: Grid) -> tuple[AbstractScheme, str]
     # Matrix products run about four times as fast per operation as the three-diagonal products.
     action_cost = grid.n_steps * substeps * terms * 7 * size
     squaring_cost = 24 * 7 * size**2 + (squarings * 2 * size**3 + grid.n_steps * 2 * size**2) / 4
-    if action_cost <= squaring_cost:
-        return TaylorAction(substeps, terms), f"Taylor action, {substeps} x {terms} terms a row: linear and short"
-    return Uniformization(squarings, terms_for(SQUARING_NORM)), f"{squarings} squarings: linear and long or stiff"
+    if wanted is TaylorAction or (wanted is None and action_cost <= squaring_cost):
+        why = "asked for" if wanted else "equal decay, no depth limit, short horizon"
+        return TaylorAction(substeps, terms), f"Taylor action, {substeps} x {terms} terms a row: {why}"
+    why = "asked for" if wanted else "equal decay, no depth limit, long or stiff horizon"
+    scheme = Uniformization(squarings, terms_for(SQUARING_NORM))
+    return scheme, f"uniformisation, {squarings} squarings: {why}"
 
 
 def _why_not_linear(problem: HJBProblem) -> str:
