@@ -67,7 +67,7 @@ def choose_scheme(
     reason = "asked for" if wanted is ExplicitRK else _why_not_linear(problem)
     if reason:
         if wanted in (TaylorAction, Uniformization):
-            raise ValueError(f"{wanted.__name__} cannot solve this problem: {reason}; use scheme = \"explicit\"")
+            raise ValueError(f'{wanted.__name__} cannot solve this problem: {reason}; use scheme = "explicit"')
         bound = fill_rate_bound(problem, grid)
         steps = max(ceil(bound * float(np.max(problem.horizon)) / grid.n_steps / RATE_STEP), 4)
         return ExplicitRK(steps), f"explicit Runge-Kutta, {steps} steps a row: {reason}"

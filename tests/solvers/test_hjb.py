@@ -1,0 +1,238 @@
+import json
+from pathlib import Path
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mfamm_jax.models import ExponentialIntensity
+from mfamm_jax.results import RESULTS
+from mfamm_jax.solvers.closed_form import stationary_depths
+from mfamm_jax.solvers.hjb import (
+    ExplicitRK,
+    Grid,
+    HJBProblem,
+    TaylorAction,
+    Uniformization,
+    choose_scheme,
+    optimal_depths,
+    solve_hjb,
+)
+
+from ..checks import assert_close, assert_jit_vmap_loop_agree
+
+REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "hjb.json").read_text())
+CASES = {case["id"]: case for case in REFERENCE["cases"]}
+LINEAR = ["hjb/rb1", "hjb/cara_as", "hjb/drift_eps"]
+
+
+def problem_of(inputs):
+    return HJBProblem(
+        bid=ExponentialIntensity(inputs["bid_intensity"], inputs["bid_decay"]),
+        ask=ExponentialIntensity(inputs["ask_intensity"], inputs["ask_decay"]),
+        inventory_penalty=inputs["inventory_penalty"],
+        terminal_penalty=inputs["terminal_penalty"],
+        horizon=inputs["horizon"],
+        drift=inputs["drift"],
+        bid_adverse_selection=inputs["bid_adverse_selection"],
+        ask_adverse_selection=inputs["ask_adverse_selection"],
+        fill_risk_aversion=inputs["fill_risk_aversion"],
+        min_depth=-np.inf if inputs["min_depth"] is None else inputs["min_depth"],
+        max_depth=np.inf if inputs["max_depth"] is None else inputs["max_depth"],
+    )
+
+
+def simple_problem(**changes):
+    intensity = ExponentialIntensity(changes.pop("scale", 1.0), changes.pop("decay", 1.5))
+    return HJBProblem(bid=intensity, ask=intensity, **{"inventory_penalty": 0.009, **changes})
+
+
+def within(got, expected, tolerance, precision):
+    suffix = "" if precision == "float64" else "_float32"
+    expected = np.array([np.nan if x is None else x for x in expected], float)
+    np.testing.assert_allclose(got, expected, rtol=tolerance["rel" + suffix], atol=tolerance["abs" + suffix])
+
+
+def schemes_for(case_id, problem, grid, precision):
+    if case_id in LINEAR:
+        return [choose_scheme(problem, grid)[0], choose_scheme(problem, grid, Uniformization)[0]]
+    steps = choose_scheme(problem, grid)[0].n_substeps
+    return [ExplicitRK(8 * steps if precision == "float64" else steps)]
+
+
+@pytest.mark.parametrize("case_id", CASES)
+def test_value_and_quotes_agree_with_two_independent_methods(case_id, precision):
+    case = CASES[case_id]
+    problem, grid = problem_of(case["inputs"]), Grid(case["inputs"]["max_inventory"], 1)
+    expected, tolerance = case["expected"], case["tolerance"]
+    middle = grid.max_inventory
+    for scheme in schemes_for(case_id, problem, grid, precision):
+        solution = jax.jit(lambda p, s=scheme: solve_hjb(p, s, grid))(problem)
+        assert bool(solution.result == RESULTS.successful)
+        relative = np.array(expected["value"]) - expected["value"][middle]
+        within(solution.value.relative_value[-1], relative, tolerance, precision)
+        within(
+            solution.value.offset[-1:],
+            expected["value"][middle : middle + 1],
+            tolerance | {"rel_float32": 1e-4},
+            precision,
+        )
+        bid, ask = optimal_depths(problem, solution.value.relative_value[-1])
+        within(bid, expected["bid_depth"], tolerance, precision)
+        within(ask, expected["ask_depth"], tolerance, precision)
+
+
+@pytest.mark.parametrize("case_id", ["hjb/rb1", "hjb/asym_k"])
+def test_gradients_agree_with_the_sensitivity_equations(case_id, precision):
+    case = CASES[case_id]
+    problem, grid = problem_of(case["inputs"]), Grid(case["inputs"]["max_inventory"], 1)
+    scheme = schemes_for(case_id, problem, grid, precision)[0]
+    rel = 1e-7 if precision == "float64" else 1e-3
+    for inventory in (0, 2):
+        gradient = jax.jit(
+            jax.grad(lambda p, q=inventory: solve_hjb(p, scheme, grid).value.initial_value[grid.max_inventory + q])
+        )(problem)
+        for name, expected in case["expected"][f"value_gradient_at_inventory_{inventory}"].items():
+            side, _, what = name.partition("_")
+            got = (
+                getattr(gradient, name)
+                if side not in ("bid", "ask")
+                else getattr(getattr(gradient, side), {"intensity": "scale", "decay": "decay"}[what])
+            )
+            np.testing.assert_allclose(got, expected, rtol=rel)
+
+
+@pytest.mark.parametrize("name", REFERENCE["hamiltonian"])
+def test_hamiltonian_and_best_depth(name):
+    case = REFERENCE["hamiltonian"][name]
+    low = -jnp.inf if case["lo"] is None else case["lo"]
+    high = jnp.inf if case["hi"] is None else case["hi"]
+    limits = tuple(jnp.asarray(x) for x in (case["xi"], low, high))
+    intensity, cost = ExponentialIntensity(case["L"], case["k"]), jnp.asarray(case["p"])
+    assert_close(cost + intensity.best_margin(cost, *limits), case["delta"], float64=1e-11)
+    assert_close(intensity.hamiltonian(cost, *limits), case["h"], float64=1e-11)
+    depths = jnp.linspace(jnp.maximum(low, -3.0), jnp.minimum(high, 6.0), 4001)
+    gains = intensity(depths) * (
+        -jnp.expm1(-case["xi"] * (depths - cost)) / case["xi"] if case["xi"] else depths - cost
+    )
+    assert float(gains.max()) <= float(intensity.hamiltonian(cost, *limits)) + 1e-12
+
+
+def test_fill_risk_aversion_is_continuous_with_its_gradient_at_zero():
+    intensity, cost = ExponentialIntensity(2.0, 1.2), jnp.asarray(0.3)
+
+    def h(xi):
+        return intensity.hamiltonian(cost, xi, jnp.asarray(-jnp.inf), jnp.asarray(jnp.inf))
+
+    slope = jax.grad(h)(jnp.asarray(0.0))
+    assert_close(slope, (h(jnp.asarray(1e-4)) - h(jnp.asarray(-1e-4))) / 2e-4, float64=1e-7)
+    assert_close(jax.grad(h)(jnp.asarray(1e-8)), slope, float64=1e-6)
+
+
+def test_volatility_widens_the_spread():
+    # The fluid limit of (8) would give 2/k = 1.3333 at any volatility; the jump equation gives 1.4659 at sigma = 0.3.
+    grid = Grid(5, 1)
+    spreads = []
+    for volatility in (0.0, 0.3, 1.0):
+        problem = simple_problem(inventory_penalty=0.1 * volatility**2, horizon=200.0)
+        solution = solve_hjb(problem, choose_scheme(problem, grid)[0], grid)
+        bid, ask = optimal_depths(problem, solution.value.relative_value[-1])
+        spreads.append(float(bid[5] + ask[5]))
+    assert spreads[0] < spreads[1] < spreads[2]
+    assert spreads[1] == pytest.approx(2 * 0.73335599296, abs=1e-8)  # ergodic reference
+
+
+def test_mirror_symmetry():
+    grid = Grid(5, 3)
+    one, two = ExponentialIntensity(1.2, 1.5), ExponentialIntensity(0.7, 1.5)
+    left = HJBProblem(bid=one, ask=two, inventory_penalty=0.02, drift=0.03)
+    right = HJBProblem(bid=two, ask=one, inventory_penalty=0.02, drift=-0.03)
+    scheme = choose_scheme(left, grid)[0]
+    a, b = solve_hjb(left, scheme, grid).value, solve_hjb(right, scheme, grid).value
+    assert_close(a.value, b.value[:, ::-1], float64=1e-12)
+
+
+def test_price_rescaling():
+    grid, c = Grid(4, 2), 7.0
+    base, scaled = (
+        simple_problem(),
+        simple_problem(decay=1.5 / c, inventory_penalty=0.009 * c, terminal_penalty=1e-4 * c),
+    )
+    scheme = choose_scheme(base, grid)[0]
+    assert_close(
+        solve_hjb(scaled, scheme, grid).value.value, c * solve_hjb(base, scheme, grid).value.value, float64=1e-12
+    )
+
+
+def test_runge_kutta_converges_with_order_four():
+    problem, grid = problem_of(CASES["hjb/asym_k"]["inputs"]), Grid(5, 1)
+    exact = np.array(CASES["hjb/asym_k"]["expected"]["value"])
+    errors = [
+        float(np.abs(np.asarray(solve_hjb(problem, ExplicitRK(n), grid).value.initial_value) - exact).max())
+        for n in (40, 80, 160)
+    ]
+    assert all(3.6 < np.log2(a / b) < 4.5 for a, b in zip(errors, errors[1:]))
+
+
+def test_misuse_is_flagged():
+    grid = Grid(5, 1)
+    clamped = simple_problem(min_depth=0.5)
+    assert bool(solve_hjb(clamped, TaylorAction(1, 64), grid).result == RESULTS.clamp_binds)
+    uneven = eqx.tree_at(lambda p: p.bid.decay, simple_problem(), jnp.asarray(1.7))
+    assert bool(solve_hjb(uneven, TaylorAction(1, 64), grid).result == RESULTS.unequal_decay)
+    assert bool(solve_hjb(simple_problem(horizon=1e4), TaylorAction(1, 64), grid).result == RESULTS.too_few_terms)
+    stiff = simple_problem(inventory_penalty=5.0, horizon=50.0)
+    result = solve_hjb(stiff, ExplicitRK(30), grid).result
+    assert bool((result == RESULTS.unstable_step) | (result == RESULTS.nonfinite))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"scale": -1.0}, "scale"),
+        ({"horizon": 0.0}, "horizon"),
+        ({"inventory_penalty": float("nan")}, "inventory_penalty"),
+    ],
+)
+def test_absurd_parameters_are_rejected_by_name(change, name):
+    with pytest.raises(ValueError, match=name):
+        simple_problem(**change)
+    with pytest.raises(ValueError, match="max_inventory"):
+        Grid(0)
+
+
+def test_jit_vmap_and_loop_agree():
+    grid = Grid(4, 2)
+    scheme = TaylorAction(1, 64)
+    penalties = jnp.array([0.001, 0.01, 0.1])
+    assert_jit_vmap_loop_agree(
+        lambda phi: solve_hjb(simple_problem(inventory_penalty=phi), scheme, grid).value.value, penalties
+    )
+
+
+def test_one_compile_serves_all_parameters():
+    grid, scheme = Grid(4, 2), TaylorAction(1, 64)
+
+    @eqx.filter_jit
+    @chex.assert_max_traces(n=1)
+    def value(problem):
+        return solve_hjb(problem, scheme, grid).value.offset
+
+    for penalty in (0.001, 0.01, 1):
+        value(simple_problem(inventory_penalty=penalty))
+
+
+def test_stationary_closed_form_matches_the_published_formula():
+    fixture = REFERENCE["glft"]
+    bid, ask = stationary_depths(
+        ExponentialIntensity(fixture["A"], fixture["k"]),
+        fixture["gamma"] * fixture["sigma"] ** 2 / 2,
+        jnp.array([0.0, 1.0]),
+        fixture["gamma"],
+    )
+    assert_close(bid[0], fixture["half_spread"], float64=1e-10)
+    assert_close(bid[1] - bid[0], fixture["skew_per_lot"], float64=1e-10)
+    assert_close(ask[0] - ask[1], fixture["skew_per_lot"], float64=1e-10)
