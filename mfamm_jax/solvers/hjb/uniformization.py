@@ -3,6 +3,9 @@ r"""Equal decay and no active depth limit: $v = e^{kH}$ solves $dv/d\tau = A v$ 
 Both schemes sum the exponential of the shifted, entrywise non-negative matrix $A + cI$, so that nothing cancels and every entry of v
 keeps its relative accuracy - quotes are logarithms of ratios of neighbours. A diagonalisation would lose them: it is
 accurate in norm only.
+
+The transform exists only for k+ = k-: derivatives are right in every parameter and in the common decay (move both sides
+together); for the derivative in one side's decay alone use `ExplicitRK`.
 """
 
 from math import ceil

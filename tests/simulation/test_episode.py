@@ -1,0 +1,110 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mfamm_jax.models import ExponentialIntensity
+from mfamm_jax.policies import Covariates, MarketState, Quotes, SymmetricPolicy
+from mfamm_jax.risk import bootstrap_interval, empirical_tail_risk, markouts, max_drawdown, moments
+from mfamm_jax.simulation.episode import Episodes, episode_law, simulate_episode
+from mfamm_jax.simulation.step import PoissonMarket, step
+
+FILLS = ExponentialIntensity(1.0, 2.0)
+NEUTRAL = Covariates.neutral(0.3)
+EPISODES = Episodes(8000, 40, 20.0)
+
+
+def market(**changes):
+    return PoissonMarket(bid=FILLS, ask=FILLS, **{"volatility": 0.3, **changes})
+
+
+def run(policy, world, episodes=EPISODES, n=8000):
+    keys = jax.random.split(jax.random.key(3), n)
+    one = jax.jit(jax.vmap(lambda key: simulate_episode(policy, world, episodes, NEUTRAL, jnp.asarray(0.009), key)))
+    return one(keys)
+
+
+def test_monte_carlo_agrees_with_the_exact_law_and_the_identity_holds(precision):
+    policy = SymmetricPolicy(0.4, 3.0)
+    world = market(maker_fee=0.02, ask_adverse_selection=0.05, bid_adverse_selection=0.01, drift=0.01)
+    neutral = Covariates.neutral(0.3)
+    episodes = Episodes(8000, 40, 20.0)
+    law = jax.jit(lambda p: episode_law(p, world, episodes, neutral, 3))(policy)
+    keys = jax.random.split(jax.random.key(3), 8000)
+    result = jax.jit(jax.vmap(lambda key: simulate_episode(policy, world, episodes, neutral, jnp.asarray(0.009), key)))(
+        keys
+    )
+    error = float(law.std) / np.sqrt(8000)
+    assert abs(float(result.pnl.mean() - law.mean)) < 4 * error
+    assert float(result.pnl.std()) == pytest.approx(float(law.std), rel=0.04)
+    assert float(result.bid_fills.mean()) == pytest.approx(float(law.bid_fills), rel=0.05)
+    np.testing.assert_allclose(law.inventory.sum(axis=1), 1.0, atol=1e-5)
+    residual = result.pnl - (result.capture + result.revaluation - result.fees)
+    assert float(jnp.abs(residual).max()) < (1e-12 if precision == "float64" else 1e-4)
+
+
+def test_law_of_one_step_by_hand():
+    policy, world = SymmetricPolicy(0.4, 1.0), market(maker_fee=0.1, ask_adverse_selection=0.2)
+    law = episode_law(policy, world, Episodes(2, 1, 0.5), NEUTRAL, 1)
+    p = 1 - np.exp(-np.exp(-2 * 0.4) * 0.5)
+    # Both fill: 0.8 captured, flat. Ask only: 0.4 captured, short one lot while the mid rises 0.2. Bid only: 0.4.
+    mean = p * p * (0.8 - 0.2) + p * (1 - p) * ((0.4 - 0.1 - 0.2) + (0.4 - 0.1))
+    assert float(law.mean) == pytest.approx(mean, abs=1e-14)
+    assert float(law.inventory[0, 2]) == pytest.approx(p * (1 - p), abs=1e-14)
+    second = p * p * 0.6**2 + p * (1 - p) * (0.1**2 + 0.3**2)
+    noise = 0.09 * 0.5 * 2 * p * (1 - p)
+    assert float(law.std) == pytest.approx(np.sqrt(second - mean**2 + noise), abs=1e-14)
+
+
+def test_mean_has_the_gradient_of_its_finite_difference():
+    def mean(half_spread):
+        return episode_law(SymmetricPolicy(half_spread, 3.0), market(), EPISODES, NEUTRAL, 3).mean
+
+    gradient, h = jax.grad(mean)(jnp.asarray(0.3)), 1e-5
+    assert float(gradient) == pytest.approx(float(mean(0.3 + h) - mean(0.3 - h)) / (2 * h), rel=1e-7)
+
+
+def test_a_bid_fill_raises_inventory_and_costs_cash():
+    certain = PoissonMarket(
+        bid=ExponentialIntensity(1e9, 1.0), ask=FILLS, volatility=0.0, bid_adverse_selection=0.5, maker_fee=0.01
+    )
+    state = MarketState(10.0, 0.0, 0.0, 1.0, NEUTRAL)
+    quotes = Quotes(jnp.asarray(0.2), jnp.asarray(0.2), jnp.asarray(2.0), jnp.asarray(0.0))
+    after, record = step(certain, state, quotes, jnp.asarray(1.0), jnp.asarray(0.1), jax.random.key(0))
+    assert float(after.inventory) == 2
+    assert float(after.cash) == pytest.approx(-2 * 9.8 - 0.02)
+    assert float(after.mid) == pytest.approx(9.5)
+    assert float(record.revaluation) == pytest.approx(-1.0)
+    assert float(record.reward) == pytest.approx(0.4 - 0.1 * 4)
+
+
+def test_tail_risk_of_a_known_sample():
+    pnl = -jnp.arange(1.0, 101.0)  # losses 1..100
+    tail = empirical_tail_risk(pnl, 0.95)
+    assert float(tail.value_at_risk) == 95
+    assert float(tail.cvar) == pytest.approx(98.0)  # mean of 96..100
+    fractional = empirical_tail_risk(-jnp.arange(1.0, 11.0), 0.85)  # tail mass 1.5 samples: 10 and half of 9
+    assert float(fractional.cvar) == pytest.approx((10 + 0.5 * 9) / 1.5)
+
+
+def test_bootstrap_interval_covers_the_normal_theory():
+    sample = jax.random.normal(jax.random.key(0), (2000,))
+    low, high = bootstrap_interval(jnp.mean, sample, 400, jax.random.key(1))
+    assert float(high - low) == pytest.approx(2 * 1.96 / np.sqrt(2000), rel=0.15)
+    assert float(low) < float(sample.mean()) < float(high)
+
+
+def test_drawdown_counts_from_the_start():
+    assert float(max_drawdown(jnp.array([-1.0, 2.0, 0.5, 3.0]))) == 1.5
+    assert float(max_drawdown(jnp.array([-1.0, -3.0]))) == 3.0
+
+
+def test_markouts_have_the_sign_of_the_gain():
+    side, price = jnp.array([1, -1, 0]), jnp.array([99.0, 101.0, 0.0])
+    later = jnp.array([[98.0, 103.0, 0.0]])
+    known = jnp.ones((1, 3), bool)
+    assert float(markouts(side, price, jnp.array([1.0, 3.0, 9.0]), later, known)[0]) == pytest.approx(-7 / 4)
+
+
+def test_sharpe_of_a_constant_is_zero():
+    assert float(moments(jnp.ones(5)).sharpe) == 0
