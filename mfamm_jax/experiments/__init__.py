@@ -1,1 +1,1 @@
-""""""
+"""Config -> one jitted function -> record."""

@@ -1,1 +1,1 @@
-""""""
+"""How it is computed."""

@@ -9,19 +9,17 @@ from mfamm_jax.risk import bootstrap_interval, empirical_tail_risk, markouts, ma
 from mfamm_jax.simulation.episode import Episodes, episode_law, simulate_episode
 from mfamm_jax.simulation.step import PoissonMarket, step
 
-FILLS = ExponentialIntensity(1.0, 2.0)
+
+def fills():
+    return ExponentialIntensity(1.0, 2.0)
+
+
 NEUTRAL = Covariates.neutral(0.3)
 EPISODES = Episodes(8000, 40, 20.0)
 
 
 def market(**changes):
-    return PoissonMarket(bid=FILLS, ask=FILLS, **{"volatility": 0.3, **changes})
-
-
-def run(policy, world, episodes=EPISODES, n=8000):
-    keys = jax.random.split(jax.random.key(3), n)
-    one = jax.jit(jax.vmap(lambda key: simulate_episode(policy, world, episodes, NEUTRAL, jnp.asarray(0.009), key)))
-    return one(keys)
+    return PoissonMarket(bid=fills(), ask=fills(), **{"volatility": 0.3, **changes})
 
 
 def test_monte_carlo_agrees_with_the_exact_law_and_the_identity_holds(precision):
@@ -66,7 +64,7 @@ def test_mean_has_the_gradient_of_its_finite_difference():
 
 def test_a_bid_fill_raises_inventory_and_costs_cash():
     certain = PoissonMarket(
-        bid=ExponentialIntensity(1e9, 1.0), ask=FILLS, volatility=0.0, bid_adverse_selection=0.5, maker_fee=0.01
+        bid=ExponentialIntensity(1e9, 1.0), ask=fills(), volatility=0.0, bid_adverse_selection=0.5, maker_fee=0.01
     )
     state = MarketState(10.0, 0.0, 0.0, 1.0, NEUTRAL)
     quotes = Quotes(jnp.asarray(0.2), jnp.asarray(0.2), jnp.asarray(2.0), jnp.asarray(0.0))

@@ -1,1 +1,1 @@
-""""""
+"""One loader per file format."""

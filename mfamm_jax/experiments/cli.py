@@ -1,0 +1,126 @@
+"""`mfamm`: run, list and check experiments. Imports jax only inside a command."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+USAGE = 2
+
+ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="config file, or the name of a shipped experiment")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b=value, overrides the file")]
+AsJson = Annotated[bool, typer.Option("--json", help="exactly one JSON object on stdout")]
+
+
+def _load(name: str, overrides: list[str] | None, precision: str | None = None, seed: int | None = None) -> Any:
+    from mfamm_jax.experiments.config import load_config
+
+    extra = [] if precision is None else [f'precision="{precision}"']
+    extra += [] if seed is None else [f"seed={seed}"]
+    return load_config(name, [*(overrides or []), *extra])
+
+
+@app.command()
+def run(
+    config: ConfigName,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="run folder; default runs/NAME-HASH")] = None,
+    seed: Annotated[int | None, typer.Option(help="overrides the file")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or float64")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh/--resume", help="start again, or keep finished chunks")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run an experiment or sweep and write its run folder and report."""
+    from mfamm_jax.experiments.record import RunFolder
+    from mfamm_jax.experiments.runner import INTERRUPTED, set_precision
+    from mfamm_jax.experiments.runner import run as run_experiment
+
+    loaded = _load(config, overrides, precision, seed)
+    set_precision(loaded)
+    folder = RunFolder(Path(), loaded)
+    folder.root = out or Path("runs") / f"{loaded.settings.name}-{folder.config_hash[:8]}"
+    folder.open(fresh)
+    for warning in loaded.warnings:
+        stderr.print(f"warning: {warning}")
+    with Progress(console=stderr, transient=True) as progress:
+        outcome = run_experiment(loaded, folder, say=stderr.print, progress=progress)
+    if as_json:
+        typer.echo(json.dumps({"code": outcome.code, "folder": str(outcome.folder), "metrics": outcome.metrics}))
+    else:
+        stdout.print(_table(outcome.metrics))
+        stdout.print(f"report  {outcome.folder / 'report.html'}")
+    if outcome.code == INTERRUPTED:
+        stderr.print("interrupted; run the same command again to continue")
+    raise typer.Exit(outcome.code)
+
+
+def _table(metrics: dict[str, Any]) -> Table:
+    table = Table("metric", "value")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
+    return table
+
+
+@app.command()
+def check(config: ConfigName, overrides: Overrides = None) -> None:
+    """Validate a config; nothing is run."""
+    from mfamm_jax.experiments.sweep import sweep_rows
+
+    loaded = _load(config, overrides)
+    n_rows = len(sweep_rows(loaded)) if loaded.sweep else 0
+    stdout.print(f"{loaded.place}: valid; {n_rows:,} sweep rows in chunks of {loaded.settings.chunk_size}")
+
+
+@app.command("list")
+def list_command() -> None:
+    """Experiments with their settings, units, defaults and equations."""
+    import dataclasses
+
+    import equinox as eqx
+
+    from mfamm_jax.experiments.config import shipped_configs
+    from mfamm_jax.experiments.registry import EXPERIMENTS
+
+    stdout.print("shipped: " + ", ".join(shipped_configs()))
+
+    def add(table: Table, cls: type, prefix: str) -> None:
+        for field in dataclasses.fields(cls):
+            meaning = field.metadata.get("meaning")
+            if isinstance(field.type, type) and issubclass(field.type, eqx.Module):
+                add(table, field.type, f"{prefix}{field.name}.")
+            elif meaning:
+                default = "required" if field.default is dataclasses.MISSING else str(field.default)
+                table.add_row(prefix + field.name, default, meaning.unit, meaning.source, meaning.help)
+
+    for name, cls in EXPERIMENTS.items():
+        table = Table("setting", "default", "unit", "equation", "meaning", title=f'experiment = "{name}"')
+        add(table, cls, "")
+        stdout.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Versions and devices."""
+    import jax
+
+    from mfamm_jax.experiments.record import versions
+
+    for name, number in versions().items():
+        stdout.print(f"{name} {number}")
+    stdout.print(f"devices {jax.devices()}")
+
+
+def main() -> None:
+    """Entry point: errors are one block, without a traceback."""
+    try:
+        app()
+    except ValueError as error:
+        stderr.print(f"error: {error}", markup=False, soft_wrap=True)
+        raise SystemExit(USAGE) from None

@@ -1,0 +1,351 @@
+"""TOML -> validated tables -> objects. The classes are the schema; every complaint says where, what and what to do."""
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import equinox as eqx
+
+from mfamm_jax.experiments.experiment import AbstractExperiment
+from mfamm_jax.experiments.registry import EXPERIMENTS, KINDS
+
+
+class ConfigError(ValueError):
+    """A config cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What belongs to the run rather than to the experiment."""
+
+    name: str
+    seed: int
+    precision: str
+    chunk_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A validated config.
+
+    Args:
+        settings: Run settings.
+        tables: Experiment tables with every default filled in.
+        sweep: Dotted path -> values, in file order.
+        warnings: Unusual values, one line each.
+        text: The file as given.
+        place: File name for messages.
+    """
+
+    settings: Settings
+    tables: dict[str, Any]
+    sweep: dict[str, list[Any]]
+    warnings: tuple[str, ...]
+    text: str
+    place: str
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything needed to run again, as one table."""
+        top = {"experiment": self.tables["experiment"], "name": self.settings.name, "seed": self.settings.seed}
+        top |= {"precision": self.settings.precision, "chunk_size": self.settings.chunk_size}
+        body = {key: value for key, value in self.tables.items() if key != "experiment"}
+        return top | body | ({"sweep": self.sweep} if self.sweep else {})
+
+
+def find_config(name: str) -> Path:
+    """A path, or the bare name of a shipped experiment."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    package = Path(__file__).parent
+    for folder in (package / "configs", package.parent.parent / "experiments"):
+        for candidate in (folder / name, folder / f"{name}.toml", folder / path.name):
+            if candidate.is_file():
+                return candidate
+    raise ConfigError(f"{name}: no such config file or shipped experiment{_suggest(name, shipped_configs())}")
+
+
+def shipped_configs() -> list[str]:
+    """Names of the experiments that come with the package."""
+    package = Path(__file__).parent
+    folders = (package / "configs", package.parent.parent / "experiments")
+    return sorted({file.stem for folder in folders if folder.is_dir() for file in folder.glob("*.toml")})
+
+
+def load_config(name: str, overrides: list[str] | None = None) -> Config:
+    """Reads, overrides and validates a config file."""
+    path = find_config(name)
+    text = path.read_text(encoding="utf-8")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    overridden = {_override(table, item) for item in overrides or []}
+    return parse_config(table, _Place(str(path), text, frozenset(overridden)), default_name=path.stem)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Finds the line of a key for messages."""
+
+    file: str
+    text: str
+    overridden: frozenset[str] = frozenset()
+
+    def __call__(self, dotted: str) -> str:
+        if dotted in self.overridden:
+            return f"--set {dotted}"
+        section, _, _ = dotted.rpartition(".")
+        current = ""
+        for number, line in enumerate(self.text.splitlines(), 1):
+            line = line.strip()
+            if line.startswith("["):
+                current = line.strip("[] ").split("]")[0]
+                if current == dotted:
+                    return f"{self.file}:{number}: {dotted}"
+            name = line.split("=")[0].strip().strip('"')
+            if "=" in line and (f"{current}.{name}" if current else name) in (dotted, section):
+                return f"{self.file}:{number}: {dotted}"
+        return f"{self.file}: {dotted}"
+
+
+def parse_config(table: dict[str, Any], place: _Place, default_name: str = "run") -> Config:
+    """Validates a table and fills in the defaults."""
+    table = dict(table)
+    experiment = table.pop("experiment", None)
+    if experiment not in EXPERIMENTS:
+        known = ", ".join(EXPERIMENTS)
+        given = f'unknown experiment "{experiment}"' if experiment else "missing"
+        raise ConfigError(f"{place('experiment')}: {given}; known: {known}{_suggest(str(experiment), EXPERIMENTS)}")
+    sweep_table = table.pop("sweep", {})
+    settings = _settings(table, place, default_name)
+    warnings: list[str] = []
+    tables = {"experiment": experiment} | resolve(EXPERIMENTS[experiment], table, place, "", warnings)
+    sweep = {path: _axis(place, path, value) for path, value in sweep_table.items()}
+    for path, values in sweep.items():
+        _check_swept(EXPERIMENTS[experiment], tables, place, path, values)
+    return Config(settings, tables, sweep, tuple(warnings), place.text, place.file)
+
+
+def _settings(table: dict[str, Any], place: _Place, default_name: str) -> Settings:
+    name, seed = table.pop("name", default_name), table.pop("seed", 0)
+    precision, chunk_size = table.pop("precision", "float32"), table.pop("chunk_size", 256)
+    if not isinstance(name, str) or not name or any(c in name for c in "/\\ "):
+        raise ConfigError(f"{place('name')}: expected a word without slashes or spaces, got {name!r}")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+        raise ConfigError(f"{place('seed')}: expected an integer in [0, 2^31), got {seed!r}")
+    if precision not in ("float32", "float64"):
+        raise ConfigError(f'{place("precision")}: expected "float32" or "float64", got {precision!r}')
+    if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1:
+        raise ConfigError(f"{place('chunk_size')}: expected an integer >= 1, got {chunk_size!r}")
+    return Settings(name, seed, precision, chunk_size)
+
+
+def resolve(cls: type, table: Any, place: _Place, path: str, warnings: list[str]) -> dict[str, Any]:
+    """Table with every field of the class: given values checked, missing ones from the defaults."""
+    if not isinstance(table, dict):
+        raise ConfigError(f"{place(path)}: expected a table of settings, got {table!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in table:
+        if key not in fields:
+            known = ", ".join(fields)
+            raise ConfigError(f"{place(_join(path, key))}: unknown key{_suggest(key, fields)}; known keys: {known}")
+    out = {}
+    for name, field in fields.items():
+        dotted = _join(path, name)
+        kinds = KINDS.get(name)
+        if kinds is not None and isinstance(field.type, type) and issubclass(field.type, eqx.Module):
+            out[name] = _resolve_kind(kinds, table.get(name, {}), place, dotted, warnings)
+        elif isinstance(field.type, type) and issubclass(field.type, eqx.Module):
+            out[name] = resolve(field.type, table.get(name, {}), place, dotted, warnings)
+        elif name in table:
+            out[name] = _checked(field, table[name], place, dotted, warnings)
+        elif field.default is dataclasses.MISSING:
+            raise ConfigError(
+                f"{place(dotted)}: missing; {_describe(field)}; give it in the file or by --set {dotted}=..."
+            )
+        else:
+            out[name] = field.default
+    return out
+
+
+def _resolve_kind(kinds: dict[str, type], table: Any, place: _Place, path: str, warnings: list[str]) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{place(path)}: expected a table of settings, got {table!r}")
+    kind = table.get("kind", next(iter(kinds)))
+    if kind not in kinds:
+        known = ", ".join(kinds)
+        raise ConfigError(f'{place(path + ".kind")}: unknown kind "{kind}"{_suggest(str(kind), kinds)}; known: {known}')
+    rest = {key: value for key, value in table.items() if key != "kind"}
+    return {"kind": kind} | resolve(kinds[kind], rest, place, path, warnings)
+
+
+def _checked(field: dataclasses.Field, value: Any, place: _Place, path: str, warnings: list[str]) -> Any:
+    """The value if its type and range are right."""
+    expected = _expected_type(field.type)
+    if not _has_type(value, field.type):
+        raise ConfigError(f"{place(path)}: expected {expected}, got {value!r}")
+    meaning = field.metadata.get("meaning")
+    if meaning is not None and _is_number(value):
+        problem = meaning.complaint(value)
+        if problem:
+            raise ConfigError(f"{place(path)}: {problem}{f' [{meaning.unit}]' if meaning.unit else ''}")
+        unusual = meaning.warning(value)
+        if unusual:
+            warnings.append(f"{path} {unusual}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _has_type(value: Any, annotation: Any) -> bool:
+    if get_origin(annotation) is Literal:
+        return value in get_args(annotation)
+    if get_origin(annotation) in (types.UnionType, typing.Union):
+        return any(_has_type(value, option) for option in get_args(annotation))
+    if annotation is type(None):
+        return value is None
+    if annotation is bool or annotation is str:
+        return isinstance(value, annotation)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return _is_number(value)
+
+
+def _expected_type(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(f'"{choice}"' for choice in get_args(annotation))
+    names = {bool: "true or false", str: "a string", int: "an integer"}
+    return names.get(annotation, "a number")
+
+
+def _describe(field: dataclasses.Field) -> str:
+    meaning = field.metadata.get("meaning")
+    text = _expected_type(field.type)
+    return f"{text} ({meaning.help})" if meaning is not None and meaning.help else text
+
+
+def construct(config: Config) -> AbstractExperiment:
+    """The experiment object of a validated config."""
+    return _construct(EXPERIMENTS[config.tables["experiment"]], config.tables, config.place)
+
+
+def _construct(cls: type, table: dict[str, Any], place: str) -> Any:
+    values = {}
+    for field in dataclasses.fields(cls):
+        value = table[field.name]
+        if isinstance(value, dict):
+            kinds = KINDS.get(field.name)
+            value = _construct(kinds[value["kind"]] if kinds else field.type, value, place)
+        values[field.name] = value
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def _check_swept(cls: type, tables: dict[str, Any], place: _Place, path: str, values: list[Any]) -> None:
+    """The path must exist and every value must be valid for it."""
+    dotted = f"sweep.{path}"
+    current: Any = cls
+    table: Any = tables
+    *parents, last = path.split(".")
+    for name in parents:
+        known = {field.name: field for field in dataclasses.fields(current)}
+        if name not in known or not isinstance(table.get(name), dict):
+            raise ConfigError(f"{place(dotted)}: no such table to sweep over{_suggest(path, _paths(tables))}")
+        table = table[name]
+        current = KINDS[name][table["kind"]] if name in KINDS else known[name].type
+    fields = {field.name: field for field in dataclasses.fields(current)}
+    if last not in fields or isinstance(table.get(last), dict):
+        raise ConfigError(f"{place(dotted)}: no such setting to sweep over{_suggest(path, _paths(tables))}")
+    for value in values:
+        _checked(fields[last], value, place, dotted, [])
+
+
+def _paths(tables: dict[str, Any], prefix: str = "") -> list[str]:
+    out = []
+    for key, value in tables.items():
+        out += _paths(value, _join(prefix, key)) if isinstance(value, dict) else [_join(prefix, key)]
+    return out
+
+
+def _axis(place: _Place, path: str, value: Any) -> list[Any]:
+    """Values of one sweep axis: a list, {log = [a, b], num = n} or {linear = [a, b], num = n}."""
+    dotted = f"sweep.{path}"
+    if isinstance(value, list) and value:
+        return value
+    if isinstance(value, dict) and set(value) in ({"log", "num"}, {"linear", "num"}):
+        kind = "log" if "log" in value else "linear"
+        ends, n = value[kind], value["num"]
+        good = isinstance(ends, list) and len(ends) == 2 and all(_is_number(end) for end in ends)
+        if good and isinstance(n, int) and n >= 2 and (kind == "linear" or min(ends) > 0):
+            low, high = (math.log(end) for end in ends) if kind == "log" else ends
+            points = [low + (high - low) * i / (n - 1) for i in range(n)]
+            # The ends are exactly as written; exp(log(x)) would miss them by a rounding error.
+            middle = [math.exp(x) for x in points[1:-1]] if kind == "log" else points[1:-1]
+            return [float(ends[0]), *middle, float(ends[1])]
+    raise ConfigError(
+        f"{place(dotted)}: expected a non-empty list, {{ log = [low, high], num = n }} with positive ends, or "
+        f"{{ linear = [low, high], num = n }} with num >= 2; got {value!r}"
+    )
+
+
+def _override(table: dict[str, Any], item: str) -> str:
+    """Applies one --set a.b=value in place; returns its path."""
+    path, equals, text = item.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {item}: expected PATH=VALUE, e.g. --set hjb.risk_aversion=0.2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word or a file path
+    *parents, last = path.split(".") if not path.startswith("sweep.") else ("sweep", path.removeprefix("sweep."))
+    for name in parents:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {path}: {name} is a value, not a table")
+    table[last] = value
+    return path
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _suggest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def to_toml(table: dict[str, Any], path: str = "") -> str:
+    """Writes nested tables of plain values as TOML; None is left out (TOML has no null)."""
+    plain = {key: value for key, value in table.items() if not isinstance(value, dict) and value is not None}
+    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in plain.items()]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            dotted = _join(path, key)
+            lines += ["", f"[{dotted}]", to_toml(value, dotted)]
+    return "\n".join(lines)
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").isalnum() else f'"{key}"'
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(float(value)) if isinstance(value, float) else str(value)

@@ -1,0 +1,40 @@
+"""What the runner asks of every experiment."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, PRNGKeyArray
+
+from mfamm_jax.fields import Checked
+
+Arrays = dict[str, Any]
+Stage = Callable[[Any, Any, Arrays, PRNGKeyArray], Arrays]
+
+
+class AbstractExperiment(Checked):
+    """Built from a config; arrays in it may be swept.
+
+    `prepare` is host work (loading, fitting); `stages` and `row` are pure functions of (experiment, prepared, ...).
+    """
+
+    @abc.abstractmethod
+    def prepare(self, folder: Any, seed: int, say: Callable[[str], None]) -> Any:
+        """Loads what the run needs. `folder` may receive generated data; `say` reports progress."""
+
+    @abc.abstractmethod
+    def plan(self, batch: Any, prepared: Any) -> tuple[Any, str]:
+        """Static choices (hashable) for a batch of experiments stacked along axis 0, and why they were made."""
+
+    @abc.abstractmethod
+    def stages(self, plan: Any) -> list[tuple[str, Stage]]:
+        """Named pure functions (experiment, prepared, results so far, key) -> new results, run in order."""
+
+    @abc.abstractmethod
+    def row(self, plan: Any, prepared: Any, key: PRNGKeyArray) -> dict[str, Array]:
+        """Scalar metrics of one sweep row; `ok` says whether every solver succeeded."""
+
+    @classmethod
+    def prepared_paths(cls) -> tuple[str, ...]:
+        """Tables that `prepare` uses: sweeping over them prepares again, one group per value."""
+        return ()

@@ -1,0 +1,144 @@
+"""Config -> run folder: stages of the base run, then the sweep in resumable chunks."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+
+from mfamm_jax.experiments.config import Config, construct
+from mfamm_jax.experiments.record import RunFolder, plain, versions
+from mfamm_jax.experiments.report import write_report
+from mfamm_jax.experiments.sweep import stack, static_paths, sweep_rows, with_values
+
+DONE, FAILED, PARTIAL, INTERRUPTED = 0, 1, 4, 130
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Exit code, metrics and where everything lies."""
+
+    code: int
+    metrics: dict[str, Any]
+    folder: Path
+
+
+def set_precision(config: Config) -> None:
+    """The one place that sets JAX's switch; must run before any array exists."""
+    jax.config.update("jax_enable_x64", config.settings.precision == "float64")
+
+
+def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progress: Any = None) -> Outcome:
+    """Runs the experiment and its sweep. Finished chunks are kept and skipped."""
+    experiment = construct(config)
+    started = time.time()
+    manifest: dict[str, Any] = {
+        "name": config.settings.name,
+        "status": "running",
+        "argv": sys.argv[1:],
+        "seed": config.settings.seed,
+        "precision": config.settings.precision,
+        "config_hash": folder.config_hash,
+        "versions": versions(),
+        "device": str(jax.devices()[0]),
+        "warnings": list(config.warnings),
+    }
+    folder.write_json("manifest.json", manifest)
+    key = jax.random.key(config.settings.seed)
+    prepared = experiment.prepare(folder.root, config.settings.seed, say)
+    plan, reason = experiment.plan(stack(experiment, [{}], []), prepared)
+    say(reason)
+    results: dict[str, Any] = {}
+    for number, (name, stage) in enumerate(experiment.stages(plan)):
+        begin = time.perf_counter()
+        new = jax.jit(stage)(experiment, prepared, results, jax.random.fold_in(key, number))
+        jax.block_until_ready(new)
+        results |= new
+        say(f"{name}: {time.perf_counter() - begin:.1f} s with compilation")
+    metrics = plain(dict(experiment.row(plan, prepared, key)))
+    arrays = {name: np.asarray(value) for name, value in results.items() if isinstance(value, jax.Array)}
+    folder.write_arrays("base", arrays)
+    code = DONE if metrics.get("ok", True) else FAILED
+    rows = pl.DataFrame()
+    try:
+        if config.sweep:
+            rows, n_failed = run_sweep(config, folder, key, say, progress)
+            metrics["sweep"] = {"rows": len(rows), "failed": n_failed}
+            code = PARTIAL if n_failed and code == DONE else code
+    except KeyboardInterrupt:
+        manifest["status"] = "interrupted"
+        folder.write_json("manifest.json", manifest)
+        return Outcome(INTERRUPTED, metrics, folder.root)
+    folder.write_json("metrics.json", metrics)
+    manifest |= {"status": {DONE: "done", FAILED: "failed", PARTIAL: "partial"}[code]}
+    manifest["wall_seconds"] = round(time.time() - started, 2)
+    folder.write_json("manifest.json", manifest)
+    write_report(folder, manifest, metrics, arrays, rows, list(config.sweep))
+    return Outcome(code, metrics, folder.root)
+
+
+def run_sweep(
+    config: Config, folder: RunFolder, key: jax.Array, say: Callable[[str], None], progress: Any
+) -> tuple[pl.DataFrame, int]:
+    """All rows in chunks of one compiled shape per group; returns them and how many failed."""
+    rows = sweep_rows(config)
+    base = construct(config)
+    outer = static_paths(config, base)
+    inner = [path for path in config.sweep if path not in outer]
+    groups: dict[tuple, list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(tuple(row[path] for path in outer), []).append(number)
+    say(f"sweep: {len(rows):,} rows, {len(groups)} compile group{'s' if len(groups) > 1 else ''}")
+    part, size = 0, config.settings.chunk_size
+    task = progress.add_task("sweep", total=len(rows)) if progress else None
+    for values, members in groups.items():
+        chunks = [members[start : start + size] for start in range(0, len(members), size)]
+        numbers = range(part, part + len(chunks))
+        part += len(chunks)
+        compute = None
+        for number, chunk in zip(numbers, chunks):
+            if not folder.is_finished(number, len(chunk)):
+                if compute is None:  # a group whose chunks are all finished is not even prepared
+                    compute = _group(config, folder, dict(zip(outer, values)), [rows[i] for i in members], inner, key)
+                folder.write_part(number, compute([rows[i] for i in chunk], chunk))
+            if progress:
+                progress.advance(task, len(chunk))
+    table = folder.read_parts(part)
+    failed = table.filter(~pl.col("ok"))
+    if len(failed):
+        failed.write_parquet(folder.root / "failed.parquet")
+    return table, len(failed)
+
+
+def _group(
+    config: Config, folder: RunFolder, values: dict[str, Any], rows: list[dict], inner: list[str], key: jax.Array
+) -> Callable[[list[dict], list[int]], pl.DataFrame]:
+    """Function from rows to their table, compiled once for the group."""
+    experiment = with_values(config, values)
+    prepared = experiment.prepare(folder.root, config.settings.seed, lambda _: None)
+    plan, _ = experiment.plan(stack(experiment, rows, inner), prepared)
+    size = min(config.settings.chunk_size, len(rows))
+
+    @jax.jit
+    def evaluate(batch: Any, ids: jax.Array, prepared: Any) -> dict[str, jax.Array]:
+        def one(experiment, config_id):
+            return experiment.row(plan, prepared, jax.random.fold_in(key, config_id))
+
+        return jax.vmap(one)(batch, ids)
+
+    def compute(chunk: list[dict], ids: list[int]) -> pl.DataFrame:
+        # The last chunk is filled up with its last row, so that every chunk has the compiled shape.
+        padded = chunk + [chunk[-1]] * (size - len(chunk))
+        padded_ids = jnp.asarray(ids + [ids[-1]] * (size - len(ids)))
+        found = evaluate(stack(experiment, padded, inner), padded_ids, prepared)
+        out: dict[str, Any] = {name: np.asarray(x)[: len(chunk)] for name, x in found.items()}
+        out["ok"] = np.all([np.isfinite(x) for x in out.values()], axis=0) & out["ok"]
+        return pl.DataFrame({"config_id": ids} | {path: [row[path] for row in chunk] for path in chunk[0]} | out)
+
+    return compute

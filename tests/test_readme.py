@@ -1,0 +1,16 @@
+import re
+from pathlib import Path
+
+import numpy as np
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_readme_example_runs_and_more_risk_aversion_widens_the_spread():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert (np.diff(names["half_spreads"]) > 0).all()
+    step = 1e-5
+    difference = (names["half_spread"](0.1 + step) - names["half_spread"](0.1 - step)) / (2 * step)
+    np.testing.assert_allclose(names["slopes"][1], difference, rtol=1e-7)
