@@ -106,6 +106,28 @@ def list_command() -> None:
 
 
 @app.command()
+def verify(
+    cases: Annotated[list[Path] | None, typer.Option(help="case table; default: the shipped one")] = None,
+    precision: Annotated[str, typer.Option(help="float32 or float64")] = "float64",
+    as_json: AsJson = False,
+) -> None:
+    """Check the solvers on this machine against reference cases; exit code 3 if any fails."""
+    from mfamm_jax.experiments.verify import verify_cases
+
+    answer = verify_cases(cases or [], precision)
+    if as_json:
+        typer.echo(json.dumps(answer))
+    else:
+        table = Table("case", "status", "worst error", "tolerance", "reason")
+        for case in answer["cases"]:
+            numbers = ["" if case[name] is None else f"{case[name]:.2g}" for name in ("error", "tolerance")]
+            table.add_row(case["id"], case["status"], *numbers, case["reason"])
+        stdout.print(table)
+        stdout.print(", ".join(f"{answer[name]} {name}" for name in ("passed", "failed", "skipped")))
+    raise typer.Exit(3 if answer["failed"] else 0)
+
+
+@app.command()
 def doctor() -> None:
     """Versions and devices."""
     import jax

@@ -1,0 +1,36 @@
+import json
+
+import jax
+import pytest
+
+from mfamm_jax.experiments.config import ConfigError
+from mfamm_jax.experiments.verify import SHIPPED, verify_cases
+
+
+@pytest.fixture(autouse=True)
+def _restore_precision():
+    before = jax.config.jax_enable_x64
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_shipped_cases_pass(precision):
+    answer = verify_cases([], precision)
+    assert (answer["passed"], answer["failed"], answer["skipped"]) == (5, 0, 0), answer
+
+
+def test_a_wrong_expectation_fails_and_an_unknown_kind_is_skipped(tmp_path):
+    case = json.loads(SHIPPED.read_text())["cases"][0]
+    case["expected"]["bid_depth"][3] += 1e-6
+    table = {"schema": 1, "cases": [case, {"id": "x", "kind": "unknown", "tolerance": {}}]}
+    (tmp_path / "cases.json").write_text(json.dumps(table))
+    answer = verify_cases([tmp_path / "cases.json"], "float64")
+    assert [c["status"] for c in answer["cases"]] == ["fail", "skip"]
+    assert answer["cases"][0]["reason"] == "bid_depth is off"
+
+
+def test_a_broken_table_is_named(tmp_path):
+    (tmp_path / "cases.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"cases\.json"):
+        verify_cases([tmp_path / "cases.json"], "float64")
