@@ -34,7 +34,9 @@ class BookUpdates:
         t_ns: int64 (N,), exchange clock, nanoseconds since midnight of the session (non-decreasing).
         kind: int8 (N,), `Kind`.
         side: int8 (N,), side of the RESTING order: +1 bid, -1 ask, 0 none.
-        price_ticks: int32 (N,), nearest tick towards the resting side's worse price for hidden off-tick prints; 0 for halts.
+        price_ticks: int32 (N,). Hidden prints off the tick grid go to the next tick towards the mid (up for a resting bid,
+            down for a resting ask), so that they never count as having passed through a quote they did not reach.
+            On HALT rows: -1 trading halted, 0 quoting resumes, 1 trading resumes.
         size: float32 (N,), shares or contracts.
         order_id: uint64 (N,), 0 when unknown.
     """
@@ -109,6 +111,7 @@ class Session:
         clock: Which clock `t_ns` is, e.g. "exchange event time, ns after midnight New York".
         source: Files read, for the manifest (path, sha256).
         notes: What the loader repaired or dropped, one line each.
+        n_off_tick: Hidden executions whose price was not on the tick grid.
     """
 
     name: str
@@ -118,6 +121,33 @@ class Session:
     clock: str
     source: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    n_off_tick: int = 0
+
+
+def merge_marketable_orders(updates: BookUpdates) -> Trades:
+    """Consecutive visible executions with equal time and side are one marketable order that swept the book.
+
+    Other rows between them (hidden executions, cancels with the same stamp) do not split it.
+    """
+    row = np.flatnonzero(updates.kind == Kind.TRADE)
+    t_ns, side = updates.t_ns[row], updates.side[row]
+    starts = np.ones(len(row), bool)
+    starts[1:] = (np.diff(t_ns) != 0) | (np.diff(side) != 0)
+    first = np.flatnonzero(starts)
+    last = np.append(first[1:], len(row))[: len(first)] - 1
+    aggressor = -side[first]
+    # A sweep's worst price is its highest for a buyer, its lowest for a seller.
+    signed = -side.astype(np.int64) * updates.price_ticks[row]
+    worst = aggressor * np.maximum.reduceat(signed, first) if len(row) else signed
+    size = np.add.reduceat(updates.size[row].astype(np.float64), first) if len(row) else updates.size[row]
+    return Trades(
+        event=row[first],
+        last_event=row[last],
+        t_ns=t_ns[first],
+        aggressor=aggressor.astype(np.int8),
+        size=size.astype(np.float32),
+        worst_ticks=worst.astype(np.int32),
+    )
 
 
 class DataError(ValueError):
