@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 QueueModel = Literal["risk_averse", "power", "power2", "power3", "log", "log2"]
-Real = Float[Array, ""]
+Real = Float[Array, "..."]  # elementwise: arguments broadcast
 
 
 def _power_probability(model: str, front: Real, back: Real, power: Real) -> Real:
