@@ -39,11 +39,12 @@ def run(
 ) -> None:
     """Run an experiment or sweep and write its run folder and report."""
     from mfamm_jax.experiments.record import RunFolder
-    from mfamm_jax.experiments.runner import INTERRUPTED, set_precision
+    from mfamm_jax.experiments.runner import INTERRUPTED, enable_compile_cache, set_precision
     from mfamm_jax.experiments.runner import run as run_experiment
 
     loaded = _load(config, overrides, precision, seed)
     set_precision(loaded)
+    enable_compile_cache()
     folder = RunFolder(Path(), loaded)
     folder.root = out or Path("runs") / f"{loaded.settings.name}-{folder.config_hash[:8]}"
     folder.open(fresh)
@@ -125,6 +126,56 @@ def verify(
         stdout.print(table)
         stdout.print(", ".join(f"{answer[name]} {name}" for name in ("passed", "failed", "skipped")))
     raise typer.Exit(3 if answer["failed"] else 0)
+
+
+@app.command()
+def report(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")]) -> None:
+    """Make the HTML of finished runs again."""
+    from mfamm_jax.experiments.report import write_report
+
+    for folder in runs:
+        stdout.print(write_report(folder))
+
+
+data = typer.Typer(no_args_is_help=True, help="Generate order flow, or print the facts of a data file.")
+app.add_typer(data, name="data")
+
+
+@data.command()
+def generate(
+    preset: Annotated[str, typer.Argument(help="small_tick, quiet_small_tick or large_tick")],
+    out: Annotated[Path, typer.Option(help="folder for the files")],
+    duration: Annotated[float, typer.Option(help="seconds")] = 600.0,
+    seed: Annotated[int, typer.Option(help="same seed, same files")] = 0,
+    pitfall: Annotated[list[str] | None, typer.Option(help="halts, dummy_levels, ties or crossed_row; repeatable")] = None,
+) -> None:
+    """Write seeded order flow as LOBSTER files, with truth.json beside them."""
+    from mfamm_jax.experiments.sources import generate_files
+
+    for path in generate_files(preset, duration, seed, out, tuple(pitfall or ())):
+        stdout.print(path)
+
+
+@data.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="LOBSTER folder, message file or zip")],
+    tick_size: Annotated[float | None, typer.Option(help="default: detected")] = None,
+    crossed: Annotated[str, typer.Option(help="error or drop")] = "error",
+    as_json: AsJson = False,
+) -> None:
+    """Events, clocks, spreads, trade rates and gaps of a data file."""
+    from mfamm_jax.experiments.plain import plain
+    from mfamm_jax.experiments.sources import LobsterSource
+    from mfamm_jax.market.facts import session_facts
+
+    if crossed not in ("error", "drop"):
+        raise ValueError(f'--crossed {crossed}: expected "error" or "drop"')
+    session, _ = LobsterSource(str(path), tick_size, crossed).load(Path(), 0)
+    facts = plain(session_facts(session)) | {"notes": list(session.notes)}
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        stdout.print(_table(facts))
 
 
 @app.command()

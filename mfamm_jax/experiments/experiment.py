@@ -4,6 +4,7 @@ import abc
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from mfamm_jax.fields import Checked
@@ -33,6 +34,14 @@ class AbstractExperiment(Checked):
     @abc.abstractmethod
     def row(self, plan: Any, prepared: Any, key: PRNGKeyArray) -> dict[str, Array]:
         """Scalar metrics of one sweep row; `ok` says whether every solver succeeded."""
+
+    def metrics(self, plan: Any, prepared: Any, results: Arrays, key: PRNGKeyArray) -> dict[str, Any]:
+        """Numbers of the base run for `metrics.json`, possibly nested; `ok` decides the exit code."""
+        return dict(jax.jit(lambda *args: self.row(plan, *args))(prepared, key))
+
+    def provenance(self, prepared: Any) -> dict[str, Any]:
+        """What the manifest says about the data."""
+        return {}
 
     @classmethod
     def prepared_paths(cls) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from mfamm_jax.experiments.config import Config, ConfigError, to_toml
+from mfamm_jax.experiments.plain import plain
 
 PACKAGES = ("mfamm-jax", "jax", "jaxlib", "numpy", "equinox", "polars")
 
@@ -84,19 +86,16 @@ class RunFolder:
         return pl.concat([pl.read_parquet(self.part(number)) for number in range(n_parts)]).sort("config_id")
 
 
-def plain(x: Any) -> Any:
-    """Plain JSON values; numbers that JSON cannot hold become text."""
-    if isinstance(x, dict):
-        return {str(key): plain(value) for key, value in x.items()}
-    if isinstance(x, list | tuple):
-        return [plain(value) for value in x]
-    if isinstance(x, str | bool | int | None):
-        return x
-    array = np.asarray(x)
-    if array.ndim:
-        return [plain(value) for value in array.tolist()]
-    value = array.item()
-    return value if not isinstance(value, float) or np.isfinite(value) else repr(value)
+def git_commit() -> str:
+    """Commit of the working copy the package runs from, "+" when changed; empty for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--exclude", "*", "--dirty=+"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def versions() -> dict[str, str]:

@@ -1,8 +1,10 @@
 """Which name in a config file means which class."""
 
 from mfamm_jax.experiments.hjb_sweep import HJBExperiment
+from mfamm_jax.experiments.quoting import Quoting
+from mfamm_jax.experiments.sources import LobsterSource, SyntheticSource
 
-EXPERIMENTS: dict[str, type] = {"hjb": HJBExperiment}
+EXPERIMENTS: dict[str, type] = {"quoting": Quoting, "hjb": HJBExperiment}
 
 # Tables whose `kind` picks the class; the first is the default.
-KINDS: dict[str, dict[str, type]] = {}
+KINDS: dict[str, dict[str, type]] = {"market": {"synthetic": SyntheticSource, "lobster": LobsterSource}}

@@ -1,90 +1,290 @@
-"""One self-contained HTML page per run."""
+"""One self-contained HTML page per run, made from its folder alone."""
 
-import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
 import numpy as np
 import polars as pl
 
-from mfamm_jax.experiments.record import RunFolder
-
-mpl.use("svg")
-import matplotlib.pyplot as plt
+from mfamm_jax.experiments import figures
+from mfamm_jax.experiments.config import ConfigError
 
 PAGE = jinja2.Template(
-    """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ manifest.name }}</title><style>
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2330}
-table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #dde;text-align:left}
-figure{margin:1.5rem 0}figcaption{color:#556}svg{max-width:100%;height:auto}pre{background:#f4f5f8;padding:.8rem;overflow:auto}
-</style></head><body><h1>{{ manifest.name }}</h1>
-<p>Status {{ manifest.status }} &middot; seed {{ manifest.seed }} &middot; {{ manifest.precision }} &middot;
-{{ manifest.device }}{% for name, v in manifest.versions.items() %} &middot; {{ name }} {{ v }}{% endfor %}</p>
-{% for warning in manifest.warnings %}<p><strong>Unusual:</strong> {{ warning }}</p>{% endfor %}
-<h2>Metrics</h2><table>{% for name, value in metrics.items() %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
-{% for title, svg, caption in figures %}<h2>{{ title }}</h2><figure>{{ svg }}<figcaption>{{ caption }}</figcaption></figure>{% endfor %}
-<h2>Config</h2><pre>{{ resolved | e }}</pre></body></html>"""
+    """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>{{ manifest.name }}</title><style>
+body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c2330}
+h1{margin-bottom:.2rem}h2{margin-top:2.2rem;border-bottom:1px solid #dde}.meta{color:#556}
+table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}
+td,th{padding:.15rem .8rem;border-bottom:1px solid #e6e8ee;text-align:right}
+td:first-child,th:first-child{text-align:left}thead th{border-bottom:2px solid #ccd}
+figure{margin:1rem 0}figcaption,.note{color:#556;font-size:13px}svg{max-width:100%;height:auto}
+pre{background:#f4f5f8;padding:.8rem;overflow:auto}.warn{background:#fff4d6;padding:.4rem .8rem}
+.wide{overflow-x:auto}</style></head><body>
+<h1>{{ manifest.name }}</h1>
+<p class="meta">{{ manifest.status }} &middot; {{ manifest.started }} &middot; {{ manifest.wall_seconds }} s &middot; seed {{ manifest.seed }}
+&middot; {{ manifest.precision }} &middot; {{ manifest.device }}{% if manifest.git_commit %} &middot; commit {{ manifest.git_commit }}{% endif %}<br>
+{% for name, v in manifest.versions.items() %}{{ name }} {{ v }}{{ ", " if not loop.last }}{% endfor %}</p>
+<p>Reproduce: <code>mfamm run resolved.toml</code> in this folder.</p>
+{% for warning in manifest.warnings %}<p class="warn">Unusual: {{ warning | e }}</p>{% endfor %}
+{% for section in sections %}<h2>{{ section.title }}</h2>{{ section.body }}{% endfor %}
+<h2>Config with every default</h2><pre>{{ resolved | e }}</pre></body></html>"""
 )
 
 
-def write_report(
-    folder: RunFolder,
-    manifest: dict[str, Any],
-    metrics: dict[str, Any],
-    arrays: dict[str, np.ndarray],
-    rows: pl.DataFrame,
-    axes: list[str],
-) -> None:
-    """Writes report.html."""
-    figures = [
-        (
-            "Optimal quotes",
-            _quotes(arrays),
-            "Depths with the whole horizon left; dashed: stationary closed form. Data: arrays/base.npz.",
+class Run:
+    """What a run folder holds."""
+
+    def __init__(self, root: Path):
+        if not (root / "manifest.json").is_file() or not (root / "metrics.json").is_file():
+            raise ConfigError(f"{root}: no finished run here; expected manifest.json and metrics.json")
+        self.root = root
+        self.manifest = json.loads((root / "manifest.json").read_text())
+        self.metrics = json.loads((root / "metrics.json").read_text())
+        self.resolved = (root / "resolved.toml").read_text()
+        with np.load(root / "arrays" / "base.npz") as file:
+            self.arrays = dict(file)
+        parts = sorted((root / "parts").glob("part-*.parquet"))
+        self.rows = pl.concat([pl.read_parquet(part) for part in parts]).sort("config_id") if parts else pl.DataFrame()
+
+    @property
+    def axes(self) -> list[str]:
+        """Swept paths."""
+        return [name for name in self.rows.columns if "." in name or name in ("max_inventory", "n_steps", "scheme")]
+
+
+def write_report(root: Path) -> Path:
+    """Writes report.html and the figures of a run folder."""
+    run = Run(root)
+    folder = root / "figures"
+    folder.mkdir(exist_ok=True)
+    sections = []
+    for title, build in SECTIONS:
+        body = build(run)
+        if body:
+            sections.append({"title": f"{len(sections) + 1}. {title}", "body": body})
+    html = PAGE.render(manifest=run.manifest, sections=sections, resolved=run.resolved)
+    partial = root / "report.html.partial"
+    partial.write_text(html, encoding="utf-8")
+    os.replace(partial, root / "report.html")
+    return root / "report.html"
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> str:
+    head = "".join(f"<th>{cell}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{number(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def number(value: Any) -> str:
+    """Four significant digits; text as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def _figure(run: Run, name: str, svg: str, caption: str) -> str:
+    (run.root / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
+    return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{text}</p>'
+
+
+def _summary(run: Run) -> str:
+    simple = [[name, value] for name, value in run.metrics.items() if not isinstance(value, dict | list)]
+    data = run.manifest.get("data")
+    text = ""
+    if data:
+        facts = run.metrics["facts"]
+        files = ", ".join(f"{name} (sha256 {digest[:12]})" for name, digest in data["source"])
+        text = f"<p>{data['session']}: {files}. Clock: {data['clock']}.</p>" + "".join(
+            _note(note) for note in data["notes"]
+        )
+        names = ("n_events", "duration_s", "marketable_orders", "spread_ticks_time_mean", "spread_ticks_event_mean")
+        text += _table([name.replace("_", " ") for name in names], [[facts[name] for name in names]])
+        text += _note("Fitted on the first half of the session, replayed on the second.")
+    return text + _table(["metric", "value"], simple)
+
+
+def _profit(run: Run) -> str:
+    if "simulation" not in run.metrics:
+        return ""
+    simulation = run.metrics["simulation"]
+    rows = []
+    for label, part in (("solved quotes", simulation["summary"]), ("symmetric quotes", simulation["baseline"])):
+        pnl, interval = part["pnl"], part["cvar_interval"]
+        rows.append(
+            [
+                label,
+                f"{number(pnl['mean'])} &plusmn; {number(pnl['error'])}",
+                pnl["std"],
+                pnl["sharpe"],
+                part["value_at_risk"],
+                f"{number(part['cvar'])} [{number(interval[0])}, {number(interval[1])}]",
+                part["max_drawdown"]["mean"],
+            ]
+        )
+    text = _table(["simulated", "mean", "std", "Sharpe", "VaR", "CVaR [95 % interval]", "mean drawdown"], rows)
+    text += _note(
+        f"Exact law of the same market: mean {number(simulation['law_mean'])}, std {number(simulation['law_std'])}. "
+        "VaR and CVaR are losses: negative = a gain even in the tail."
+    )
+    by = simulation["summary"]["by_horizon"]
+    steps = zip(("1/4", "1/2", "3/4", "1"), by["mean"], by["std"], by["sharpe"])
+    text += _table(["share of the horizon", "mean", "std", "Sharpe"], [list(row) for row in steps])
+    return text + _figure(run, "profit", figures.profit(run.arrays), "Data: arrays/base.npz, simulation/pnl.")
+
+
+def _attribution(run: Run) -> str:
+    if "simulation" not in run.metrics:
+        return ""
+    simulated, replayed = run.metrics["simulation"], run.metrics["replay"]
+    rows = [
+        [label, part["capture"], part["revaluation"], part["fees"], part["pnl"]["mean"], residual]
+        for label, part, residual in (
+            ("simulated, mean", simulated["summary"], f"max {number(simulated['identity_residual'])}"),
+            ("simulated, symmetric", simulated["baseline"], ""),
         )
     ]
-    figures += [("Value function", _value(arrays), "H(q, time left) [price lot]. Data: arrays/base.npz.")]
-    if len(axes) == 2:
-        caption = "Spread over the two swept parameters. Data: parts/."
-        figures += [("Sweep", _heat(rows, *axes), caption)]
-    html = PAGE.render(manifest=manifest, metrics=metrics, figures=figures, resolved=folder.resolved)
-    folder.write_text("report.html", html)
+    for label, part in (("replayed", replayed), ("replayed, symmetric", run.metrics["replay_baseline"])):
+        rows.append([label, part["capture"], part["revaluation"], part["fees"], part["pnl"], part["residual"]])
+    header = ["price lot", "spread capture", "inventory revaluation", "fees", "P&amp;L", "residual"]
+    return _table(header, rows) + _note("Capture + revaluation - fees = P&amp;L; the residual is rounding error.")
 
 
-def _svg(figure: Any) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]
+def _inventory(run: Run) -> str:
+    if "simulation/inventory_quantiles" not in run.arrays:
+        return ""
+    rows = []
+    for label, name in (("solved quotes", "summary"), ("symmetric quotes", "baseline")):
+        part = run.metrics["simulation"][name]["inventory"]
+        rows.append([label, part["mean"], part["std"], part["largest"], part["share_at_limit"], part["final_std"]])
+    text = _table(["lots", "mean", "std", "largest", "share of time at the limit", "final std"], rows)
+    caption = "Simulated inventory with 20 paths. Data: arrays/base.npz, simulation/inventory_quantiles."
+    return text + _figure(run, "inventory", figures.inventory(run.arrays), caption)
 
 
-def _quotes(arrays: dict[str, np.ndarray]) -> str:
-    figure, axis = plt.subplots(figsize=(7, 4))
-    q = arrays["inventory"]
-    for side, colour in (("bid", "tab:blue"), ("ask", "tab:red")):
-        axis.plot(q, arrays[f"{side}_depth"][-1], "o-", color=colour, ms=3, label=f"{side} depth")
-        axis.plot(q, arrays[f"closed_form_{side}_depth"], "--", color=colour, lw=1)
-    axis.set(xlabel="inventory [lots]", ylabel="depth from the mid [price]")
-    axis.legend()
-    return _svg(figure)
+def _quotes(run: Run) -> str:
+    caption = "Dashed: stationary closed form (GL-3). Data: arrays/base.npz, bid_depth, ask_depth."
+    return _figure(run, "quotes", figures.quotes(run.arrays), caption)
 
 
-def _value(arrays: dict[str, np.ndarray]) -> str:
-    figure, axis = plt.subplots(figsize=(7, 4))
-    mesh = axis.pcolormesh(arrays["time_left"], arrays["inventory"], arrays["value"].T, shading="nearest")
-    mesh.set_rasterized(True)
-    figure.colorbar(mesh, label="H [price lot]")
-    axis.set(xlabel="time left [s]", ylabel="inventory [lots]")
-    return _svg(figure)
+def _value(run: Run) -> str:
+    text = ""
+    if "scheme_difference" in run.metrics:
+        text = _note(
+            "Largest difference between the two numerical methods: "
+            f"{number(run.metrics['scheme_difference'])} price lot; largest distance of the quotes from the closed form "
+            f"for half the inventory limit: {number(run.metrics['closed_form_difference'])} price."
+        )
+    return text + _figure(run, "value", figures.value(run.arrays), "H(q, time left). Data: arrays/base.npz, value.")
 
 
-def _heat(rows: pl.DataFrame, first: str, second: str) -> str:
-    figure, axis = plt.subplots(figsize=(7, 4))
-    x, y = (np.unique(rows[name].to_numpy()) for name in (first, second))
-    table = rows.sort([first, second])["spread"].to_numpy().reshape(len(x), len(y))
-    mesh = axis.pcolormesh(x, y, table.T, shading="nearest")
-    mesh.set_rasterized(True)
-    figure.colorbar(mesh, label="spread [price]")
-    axis.set(xlabel=first, ylabel=second, xscale="log" if x[0] > 0 and x[-1] / x[0] > 30 else "linear")
-    return _svg(figure)
+def _fills(run: Run) -> str:
+    if "replay/path/fill" not in run.arrays:
+        return ""
+    replayed = run.metrics["replay"]
+    names = ("bid_fills", "ask_fills", "n_bid_fills", "n_ask_fills", "bid_quoted", "ask_quoted", "rejected", "max_inventory")
+    text = _table([name.replace("_", " ") for name in names], [[replayed[name] for name in names]])
+    text += _figure(
+        run,
+        "fill_rates",
+        figures.fill_rates(run.arrays),
+        "Replayed fills with 95 % intervals against the fitted intensity in the average state. The book never saw our "
+        "quotes, so inside the recorded spread the fitted curve is an extrapolation that no replay can confirm. "
+        "Data: arrays/base.npz, replay/path.",
+    )
+    text += _figure(run, "markouts", figures.markouts(run.metrics["markouts"]), "Mean gain per lot against the later mid.")
+    return text
+
+
+def _fit(run: Run) -> str:
+    if "fit" not in run.metrics:
+        return ""
+    fit, truth = run.metrics["fit"], run.metrics["truth"] or {}
+    text = ""
+    for side in ("bid", "ask"):
+        planted = truth.get(side, {})
+        rows = []
+        for name, row in fit[side]["coefficients"].items():
+            error, clustered = row["standard_error"], row["clustered_error"]
+            rows.append([name, row["value"], error, clustered, number(planted[name]) if name in planted else ""])
+        own, error = fit[side]["own_decay"], fit[side]["own_decay_error"]
+        rows.append(["decay with depth, this side", own, error, "", number(truth["decay"]) if truth else ""])
+        rows.append(["decay with depth, used", fit[side]["decay"], "", "", ""])
+        text += _table([f"{side} fills", "estimate", "std. error", "clustered by minute", "planted"], rows)
+        distance, critical = fit[side]["ks_distance"], fit[side]["ks_critical"]
+        verdict = "consistent with the data" if distance < critical else "rejected by the data"
+        text += _note(
+            f"{number(fit[side]['n_orders'])} orders; Kolmogorov-Smirnov distance of the residuals {number(distance)}, "
+            f"5 % critical value {number(critical)}: {verdict}."
+        )
+    text += _note("Coefficients whose covariate never moved keep their prior (value 0, large error): not identified.")
+    caption = "Time-rescaling residuals of the training part. Data: arrays/base.npz, fit/*/goodness."
+    return text + _figure(run, "residuals", figures.residuals(run.arrays), caption)
+
+
+def _sweep(run: Run) -> str:
+    if run.rows.is_empty():
+        return ""
+    shown = [name for name in ("expected_pnl", "replay_pnl", "spread", "value") if name in run.rows.columns][:2]
+    numeric = [name for name in run.axes if run.rows[name].dtype.is_numeric()]
+    failed = int((~run.rows["ok"]).sum())
+    text = _note(f"{len(run.rows):,} rows, {failed} failed. Data: parts/.")
+    if numeric and len(run.rows) > 1:
+        text += _figure(run, "sweep", figures.sweep(run.rows, numeric, shown), "")
+    if "pnl_std" in run.rows.columns:
+        caption = "Exact mean and standard deviation of the episode P&amp;L."
+        text += _figure(run, "frontier", figures.frontier(run.rows, "expected_pnl", "pnl_std"), caption)
+    best = run.rows.sort(shown[0], descending=True).head(5)
+    columns = [*run.axes, *[name for name in best.columns if name not in (*run.axes, "config_id", "ok")]]
+    return text + _table(columns, [list(row) for row in best.select(columns).iter_rows()])
+
+
+def _sensitivities(run: Run) -> str:
+    if "gradient" not in run.metrics:
+        return ""
+    tolerance = 1e-5 if run.manifest["precision"] == "float64" else 5e-2
+    rows = []
+    for name, row in run.metrics["gradient"].items():
+        verdict = "agree" if row["relative_error"] < tolerance else "DISAGREE"
+        rows.append([name, row["at"], row["autodiff"], row["finite_difference"], row["relative_error"], verdict])
+    header = ["d E[P&amp;L] / d", "at", "autodiff", "finite difference", "relative error", f"within {tolerance:g}"]
+    return _table(header, rows) + _figure(run, "sensitivities", figures.sensitivities(run.metrics["gradient"]), "")
+
+
+def _baseline(run: Run) -> str:
+    if "replay_baseline" not in run.metrics:
+        return ""
+    names = ("pnl", "bid_fills", "ask_fills", "max_inventory", "max_drawdown", "inventory")
+    rows = [
+        [label, *[run.metrics[part][name] for name in names]]
+        for label, part in (("solved quotes", "replay"), ("symmetric quotes", "replay_baseline"))
+    ]
+    text = _table(["replayed on the test part", *[name.replace("_", " ") for name in names]], rows)
+    gain = run.metrics["simulation"]["gain"]
+    text += _note(
+        f"Simulated on common random numbers: {number(gain['mean'])} &plusmn; {number(gain['error'])} price lot more per episode "
+        "than quoting the same half spread whatever the inventory. One replayed session is one sample."
+    )
+    return text + _figure(run, "replay", figures.replay(run.arrays), "Data: arrays/base.npz, replay/path.")
+
+
+SECTIONS: list[tuple[str, Callable[[Run], str]]] = [
+    ("What was run", _summary),
+    ("Profit and loss", _profit),
+    ("Where it comes from", _attribution),
+    ("Inventory", _inventory),
+    ("Quotes", _quotes),
+    ("Value function", _value),
+    ("Fills", _fills),
+    ("Calibration", _fit),
+    ("Sweep", _sweep),
+    ("Sensitivities", _sensitivities),
+    ("Against symmetric quotes", _baseline),
+]

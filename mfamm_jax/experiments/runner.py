@@ -1,6 +1,7 @@
 """Config -> run folder: stages of the base run, then the sweep in resumable chunks."""
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import numpy as np
 import polars as pl
 
 from mfamm_jax.experiments.config import Config, construct
-from mfamm_jax.experiments.record import RunFolder, plain, versions
+from mfamm_jax.experiments.plain import flatten, plain
+from mfamm_jax.experiments.record import RunFolder, git_commit, versions
 from mfamm_jax.experiments.report import write_report
 from mfamm_jax.experiments.sweep import stack, static_paths, sweep_rows, with_values
 
@@ -34,6 +36,13 @@ def set_precision(config: Config) -> None:
     jax.config.update("jax_enable_x64", config.settings.precision == "float64")
 
 
+def enable_compile_cache() -> None:
+    """Keeps compiled programs between runs, unless the user's environment says where (or that it should not)."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "mfamm_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
 def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progress: Any = None) -> Outcome:
     """Runs the experiment and its sweep. Finished chunks are kept and skipped."""
     experiment = construct(config)
@@ -42,34 +51,30 @@ def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progre
         "name": config.settings.name,
         "status": "running",
         "argv": sys.argv[1:],
+        "git_commit": git_commit(),
         "seed": config.settings.seed,
         "precision": config.settings.precision,
         "config_hash": folder.config_hash,
         "versions": versions(),
         "device": str(jax.devices()[0]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started)),
         "warnings": list(config.warnings),
     }
     folder.write_json("manifest.json", manifest)
     key = jax.random.key(config.settings.seed)
-    prepared = experiment.prepare(folder.root, config.settings.seed, say)
-    plan, reason = experiment.plan(stack(experiment, [{}], []), prepared)
-    say(reason)
-    results: dict[str, Any] = {}
-    for number, (name, stage) in enumerate(experiment.stages(plan)):
-        begin = time.perf_counter()
-        new = jax.jit(stage)(experiment, prepared, results, jax.random.fold_in(key, number))
-        jax.block_until_ready(new)
-        results |= new
-        say(f"{name}: {time.perf_counter() - begin:.1f} s with compilation")
-    metrics = plain(dict(experiment.row(plan, prepared, key)))
-    arrays = {name: np.asarray(value) for name, value in results.items() if isinstance(value, jax.Array)}
-    folder.write_arrays("base", arrays)
-    code = DONE if metrics.get("ok", True) else FAILED
-    rows = pl.DataFrame()
+    metrics: dict[str, Any] = {}
     try:
+        prepared, results, stages = _base(config, experiment, folder, key, say)
+        plan = stages.pop("plan")
+        metrics = plain(experiment.metrics(plan, prepared, results, key))
+        manifest |= {"stages": stages} | plain(experiment.provenance(prepared))
+        folder.write_arrays("base", flatten(results))
+        code = DONE if metrics.get("ok", True) else FAILED
         if config.sweep:
-            rows, n_failed = run_sweep(config, folder, key, say, progress)
+            begin = time.perf_counter()
+            rows, n_failed = run_sweep(config, folder, key, say, progress, (experiment, prepared))
             metrics["sweep"] = {"rows": len(rows), "failed": n_failed}
+            stages["sweep"] = round(time.perf_counter() - begin, 2)
             code = PARTIAL if n_failed and code == DONE else code
     except KeyboardInterrupt:
         manifest["status"] = "interrupted"
@@ -79,17 +84,36 @@ def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progre
     manifest |= {"status": {DONE: "done", FAILED: "failed", PARTIAL: "partial"}[code]}
     manifest["wall_seconds"] = round(time.time() - started, 2)
     folder.write_json("manifest.json", manifest)
-    write_report(folder, manifest, metrics, arrays, rows, list(config.sweep))
+    write_report(folder.root)
     return Outcome(code, metrics, folder.root)
 
 
+def _base(
+    config: Config, experiment: Any, folder: RunFolder, key: jax.Array, say: Callable[[str], None]
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Prepares and runs the stages of the config's own parameters; also returns the plan and seconds per stage."""
+    begin = time.perf_counter()
+    prepared = experiment.prepare(folder.root, config.settings.seed, say)
+    stages: dict[str, Any] = {"prepare": round(time.perf_counter() - begin, 2)}
+    say(f"prepare   {stages['prepare']:6.1f} s")
+    plan, reason = experiment.plan(stack(experiment, [{}], []), prepared)
+    say(f"scheme    {reason}")
+    results: dict[str, Any] = {}
+    for number, (name, stage) in enumerate(experiment.stages(plan)):
+        begin = time.perf_counter()
+        new = jax.jit(stage)(experiment, prepared, results, jax.random.fold_in(key, number))
+        results |= jax.block_until_ready(new)
+        stages[name] = round(time.perf_counter() - begin, 2)
+        say(f"{name:9} {stages[name]:6.1f} s with compilation")
+    return prepared, results, stages | {"plan": plan}
+
+
 def run_sweep(
-    config: Config, folder: RunFolder, key: jax.Array, say: Callable[[str], None], progress: Any
+    config: Config, folder: RunFolder, key: jax.Array, say: Callable[[str], None], progress: Any, base: tuple[Any, Any]
 ) -> tuple[pl.DataFrame, int]:
     """All rows in chunks of one compiled shape per group; returns them and how many failed."""
     rows = sweep_rows(config)
-    base = construct(config)
-    outer = static_paths(config, base)
+    outer = static_paths(config, base[0])
     inner = [path for path in config.sweep if path not in outer]
     groups: dict[tuple, list[int]] = {}
     for number, row in enumerate(rows):
@@ -105,7 +129,8 @@ def run_sweep(
         for number, chunk in zip(numbers, chunks):
             if not folder.is_finished(number, len(chunk)):
                 if compute is None:  # a group whose chunks are all finished is not even prepared
-                    compute = _group(config, folder, dict(zip(outer, values)), [rows[i] for i in members], inner, key)
+                    ready = base if not outer else _prepared_for(config, folder, dict(zip(outer, values)))
+                    compute = _group(ready, [rows[i] for i in members], inner, key, config.settings.chunk_size)
                 folder.write_part(number, compute([rows[i] for i in chunk], chunk))
             if progress:
                 progress.advance(task, len(chunk))
@@ -116,14 +141,19 @@ def run_sweep(
     return table, len(failed)
 
 
+def _prepared_for(config: Config, folder: RunFolder, values: dict[str, Any]) -> tuple[Any, Any]:
+    """Experiment and prepared data of a group whose static settings differ from the base run's."""
+    experiment = with_values(config, values)
+    return experiment, experiment.prepare(folder.root, config.settings.seed, lambda _: None)
+
+
 def _group(
-    config: Config, folder: RunFolder, values: dict[str, Any], rows: list[dict], inner: list[str], key: jax.Array
+    ready: tuple[Any, Any], rows: list[dict], inner: list[str], key: jax.Array, chunk_size: int
 ) -> Callable[[list[dict], list[int]], pl.DataFrame]:
     """Function from rows to their table, compiled once for the group."""
-    experiment = with_values(config, values)
-    prepared = experiment.prepare(folder.root, config.settings.seed, lambda _: None)
+    experiment, prepared = ready
     plan, _ = experiment.plan(stack(experiment, rows, inner), prepared)
-    size = min(config.settings.chunk_size, len(rows))
+    size = min(chunk_size, len(rows))
 
     @jax.jit
     def evaluate(batch: Any, ids: jax.Array, prepared: Any) -> dict[str, jax.Array]:

@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+from typing import no_type_check
 
 import numpy as np
 
@@ -20,6 +21,7 @@ class Side:
         self.where: dict[int, int] = {}
         self.ids: list[int] = []
 
+    @no_type_check  # called millions of times
     def price(self, key: int) -> int:
         """Ticks of a level."""
         return -self.side * key
@@ -29,6 +31,7 @@ class Side:
         """Best price [ticks]."""
         return self.price(self.keys[0])
 
+    @no_type_check  # called millions of times
     def volume(self, key: int) -> int:
         """Shares at a level."""
         return sum(self.levels[key].values())
@@ -64,6 +67,7 @@ class Side:
             self.ids[index] = self.ids[-1]
             self.ids.pop()
 
+    @no_type_check  # called millions of times
     def shown(self, n_levels: int) -> tuple[list[int], list[int]]:
         """Prices and sizes of the best levels."""
         keys = self.keys[:n_levels]

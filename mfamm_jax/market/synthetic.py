@@ -68,13 +68,13 @@ class Preset:
 STOCK_SIZES = (100, 100, 100, 100, 100, 200, 200, 300, 50, 18)
 PRESETS = {
     "small_tick": Preset(
-        0.01, 58_500, 0.72, 0.8, 0.6, 0.2, 15.0, 0.4, 3.0, 80.0, 2.0, 1.0, 0.3, 8_000, STOCK_SIZES, 10
+        0.01, 58_500, 0.72, 0.8, 0.6, 0.2, 15.0, 0.4, 3.0, 80.0, 2.0, 1.0, 0.3, 2_000, STOCK_SIZES, 10
     ),
     "quiet_small_tick": Preset(
-        0.01, 22_300, -0.95, 0.8, 0.6, 0.2, 3.9, 0.14, 1.5, 65.0, 1.0, 1.0, 0.05, 4_000, STOCK_SIZES, 10
+        0.01, 22_300, -0.95, 0.8, 0.6, 0.2, 3.9, 0.14, 1.5, 65.0, 1.0, 1.0, 0.05, 1_000, STOCK_SIZES, 10
     ),
     "large_tick": Preset(
-        0.1, 618_000, 5.8, 0.6, 0.6, 6.0, 60.0, 0.1, -1.5, 1.5, 0.15, 0.0, 1.0, 20_000, (1, 2, 5, 10, 20, 50), 5
+        0.1, 618_000, 5.8, 0.6, 0.6, 6.0, 60.0, 0.1, -1.5, 1.5, 0.15, 0.0, 1.0, 2_000, (1, 2, 5, 10, 20, 50), 5
     ),
 }
 
@@ -121,6 +121,7 @@ def _truth(name: str, flow: "_Flow", duration: float, seed: int, session: Sessio
         "preset": name,
         "seed": seed,
         "duration": duration,
+        "tick_size": preset.tick_size,
         "ask": {"intercept": preset.intercept, "vpin": preset.vpin, "imbalance": preset.imbalance},
         "bid": {"intercept": preset.intercept, "vpin": preset.vpin, "imbalance": -preset.imbalance},
         "decay_per_tick": preset.decay,

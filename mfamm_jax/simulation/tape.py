@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mfamm_jax.market.events import NS, BookSnapshots, BookUpdates, DataError, Kind, Session
-from mfamm_jax.simulation.timeline import Step, Timeline, make_timeline
+from mfamm_jax.simulation.timeline import Timeline, make_timeline
 
 
 class Event(eqx.Module):
@@ -188,4 +188,4 @@ def _is_trading(updates: BookUpdates) -> np.ndarray:
     return (last < 0) | (updates.price_ticks[change[np.maximum(last, 0)]] == 1)
 
 
-__all__ = ["Event", "Step", "Tape", "build_tape"]
+
