@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Compiles dominate the tests: workers and the processes they start share what they compiled.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
 import jax
 import pytest
 from jaxtyping import install_import_hook

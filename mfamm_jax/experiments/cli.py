@@ -1,6 +1,7 @@
 """`mfamm`: run, list and check experiments. Imports jax only inside a command."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,11 +48,17 @@ def run(
     enable_compile_cache()
     folder = RunFolder(Path(), loaded)
     folder.root = out or Path("runs") / f"{loaded.settings.name}-{folder.config_hash[:8]}"
+    is_new = not folder.root.exists()
     folder.open(fresh)
     for warning in loaded.warnings:
         stderr.print(f"warning: {warning}")
-    with Progress(console=stderr, transient=True) as progress:
-        outcome = run_experiment(loaded, folder, say=stderr.print, progress=progress)
+    try:
+        with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+            outcome = run_experiment(loaded, folder, say=_say, progress=progress)
+    except ValueError:
+        if is_new:  # bad input leaves nothing half-written behind
+            shutil.rmtree(folder.root)
+        raise
     if as_json:
         typer.echo(json.dumps({"code": outcome.code, "folder": str(outcome.folder), "metrics": outcome.metrics}))
     else:
@@ -62,9 +69,15 @@ def run(
     raise typer.Exit(outcome.code)
 
 
+def _say(text: str) -> None:
+    stderr.print(text, soft_wrap=True)
+
+
 def _table(metrics: dict[str, Any]) -> Table:
     table = Table("metric", "value")
     for name, value in metrics.items():
+        if isinstance(value, dict | list) and name != "sweep":
+            continue  # in metrics.json and the report
         table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
     return table
 
@@ -80,30 +93,27 @@ def check(config: ConfigName, overrides: Overrides = None) -> None:
 
 
 @app.command("list")
-def list_command() -> None:
+def list_command(
+    only: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="an experiment or the first name of a table")
+    ] = None,
+) -> None:
     """Experiments with their settings, units, defaults and equations."""
-    import dataclasses
-
-    import equinox as eqx
-
-    from mfamm_jax.experiments.config import shipped_configs
+    from mfamm_jax.experiments.config import describe_settings, shipped_configs
     from mfamm_jax.experiments.registry import EXPERIMENTS
 
-    stdout.print("shipped: " + ", ".join(shipped_configs()))
-
-    def add(table: Table, cls: type, prefix: str) -> None:
-        for field in dataclasses.fields(cls):
-            meaning = field.metadata.get("meaning")
-            if isinstance(field.type, type) and issubclass(field.type, eqx.Module):
-                add(table, field.type, f"{prefix}{field.name}.")
-            elif meaning:
-                default = "required" if field.default is dataclasses.MISSING else str(field.default)
-                table.add_row(prefix + field.name, default, meaning.unit, meaning.source, meaning.help)
-
+    found = False
     for name, cls in EXPERIMENTS.items():
+        rows = [row for row in describe_settings(cls) if only in (None, name) or row[0].startswith(f"{only}.")]
         table = Table("setting", "default", "unit", "equation", "meaning", title=f'experiment = "{name}"')
-        add(table, cls, "")
-        stdout.print(table)
+        for row in rows:
+            table.add_row(*row)
+        if rows:
+            found = True
+            stdout.print(table)
+    if not found:
+        raise ValueError(f'"{only}": no such experiment or table; known experiments: {", ".join(EXPERIMENTS)}')
+    stdout.print("shipped configs: " + ", ".join(shipped_configs()))
 
 
 @app.command()
@@ -147,7 +157,9 @@ def generate(
     out: Annotated[Path, typer.Option(help="folder for the files")],
     duration: Annotated[float, typer.Option(help="seconds")] = 600.0,
     seed: Annotated[int, typer.Option(help="same seed, same files")] = 0,
-    pitfall: Annotated[list[str] | None, typer.Option(help="halts, dummy_levels, ties or crossed_row; repeatable")] = None,
+    pitfall: Annotated[
+        list[str] | None, typer.Option(help="halts, dummy_levels, ties or crossed_row; repeatable")
+    ] = None,
 ) -> None:
     """Write seeded order flow as LOBSTER files, with truth.json beside them."""
     from mfamm_jax.experiments.sources import generate_files
@@ -175,7 +187,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(facts))
     else:
-        stdout.print(_table(facts))
+        stdout.print(_table({name: str(x) if isinstance(x, dict | list) else x for name, x in facts.items()}))
 
 
 @app.command()

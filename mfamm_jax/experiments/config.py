@@ -232,6 +232,24 @@ def _describe(field: dataclasses.Field) -> str:
     return f"{text} ({meaning.help})" if meaning is not None and meaning.help else text
 
 
+def describe_settings(cls: type, prefix: str = "") -> list[tuple[str, str, str, str, str]]:
+    """(path, default, unit, equation, meaning) of every setting of an experiment or table."""
+    rows = []
+    for field in dataclasses.fields(cls):
+        path, meaning = prefix + field.name, field.metadata.get("meaning")
+        if field.name in KINDS and not prefix:
+            for kind, source in KINDS[field.name].items():
+                rows.append((f'{path}.kind = "{kind}"', "", "", "", (source.__doc__ or "").splitlines()[0]))
+                rows += describe_settings(source, path + ".")
+        elif isinstance(field.type, type) and issubclass(field.type, eqx.Module):
+            rows += describe_settings(field.type, path + ".")
+        elif meaning is not None:
+            default = "required" if field.default is dataclasses.MISSING else str(field.default)
+            usual = f" (usual {meaning.usual[0]:g} to {meaning.usual[1]:g})" if meaning.usual else ""
+            rows.append((path, default, meaning.unit, meaning.source, meaning.help + usual))
+    return rows
+
+
 def construct(config: Config) -> AbstractExperiment:
     """The experiment object of a validated config."""
     return _construct(EXPERIMENTS[config.tables["experiment"]], config.tables, config.place)

@@ -51,8 +51,7 @@ def quotes(arrays: Arrays) -> str:
     q, rows = arrays["inventory"], len(arrays["time_left"])
     for side, colour in (("bid", BID), ("ask", ASK)):
         depth = arrays[f"{side}_depth"]
-        for fraction, alpha in ((1.0, 1.0), (0.25, 0.55), (0.05, 0.3)):
-            row = round(fraction * (rows - 1))
+        for row, alpha in ((rows - 1, 1.0), (min(3, rows - 1), 0.55), (min(1, rows - 1), 0.3)):
             label = f"{side}, {arrays['time_left'][row]:.3g} s left"
             left.plot(q, np.where(np.isfinite(depth[row]), depth[row], np.nan), color=colour, alpha=alpha, label=label)
         left.plot(q, arrays[f"closed_form_{side}_depth"], "--", color=colour, lw=0.8)
@@ -68,13 +67,14 @@ def quotes(arrays: Arrays) -> str:
 
 
 def value(arrays: Arrays) -> str:
-    """Value function, and the difference of two numerical methods where both were run."""
-    panels = [("value", "H [price lot]")]
+    """Value relative to zero inventory, and the difference of two numerical methods where both were run."""
+    middle = arrays["inventory"].size // 2
+    panels = [(arrays["value"] - arrays["value"][:, [middle]], "H(q) - H(0) [price lot]")]
     if "value_difference" in arrays:
-        panels.append(("value_difference", "difference to the second method"))
+        panels.append((arrays["value_difference"], "difference to the second method"))
     figure, axes = _axes(len(panels))
-    for axis, (name, label) in zip(axes[0], panels):
-        _heat(figure, axis, arrays["time_left"], arrays["inventory"], arrays[name].T, label)
+    for axis, (table, label) in zip(axes[0], panels):
+        _heat(figure, axis, arrays["time_left"], arrays["inventory"], table.T, label)
         axis.set(xlabel="time left [s]", ylabel="inventory [lots]")
     return _svg(figure)
 
@@ -143,7 +143,10 @@ def fill_rates(arrays: Arrays) -> str:
             count = np.histogram(depth, edges, weights=hits.astype(float))[0]
             shown = exposure > 0
             centre = 0.5 * (edges[1:] + edges[:-1])[shown]
-            rate, error = (count / np.maximum(exposure, 1e-9))[shown], (np.sqrt(count) / np.maximum(exposure, 1e-9))[shown]
+            rate, error = (
+                (count / np.maximum(exposure, 1e-9))[shown],
+                (np.sqrt(count) / np.maximum(exposure, 1e-9))[shown],
+            )
             axis.errorbar(centre, rate, 1.96 * error, fmt="o", ms=4, color=colour, label="replayed fills")
             grid = np.linspace(min(0.0, edges[0]), edges[-1], 100)
             model = float(arrays[f"{side}_intensity"]) * np.exp(-float(arrays[f"{side}_decay"]) * grid)

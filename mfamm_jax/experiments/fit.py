@@ -38,7 +38,9 @@ class Calibration(Checked):
         default="touch", source="(3), (11)", help="what identifies the decay with depth"
     )
     common_decay: bool = static_field(default=True, help="one decay for both sides (allows the linear HJB schemes)")
-    ridge: float = static_field(default=1e-2, lower=0.0, source="(11)", help="penalty that keeps idle covariates finite")
+    ridge: float = static_field(
+        default=1e-2, lower=0.0, source="(11)", help="penalty that keeps idle covariates finite"
+    )
 
 
 class SideFit(eqx.Module):
@@ -90,7 +92,8 @@ def _poisson(rows: IntensityRows, calibration: Calibration, design, count, offse
         n_clusters=int(rows.minute.max()) + 1,
     )
     if not bool(solution.result == RESULTS.successful):
-        raise DataError(f"fit of the {side} intensity (11): {RESULTS[solution.result]}")
+        reason = RESULTS[solution.result]  # pyrefly: ignore
+        raise DataError(f"fit of the {side} intensity (11): {reason}")
     return solution.value
 
 
@@ -107,7 +110,9 @@ def _own_decay(
         fit = _poisson(rows, calibration, design, count, np.zeros(len(count)), side)
         decay, error = fit.coefficients[-1], fit.standard_errors[-1]
     else:
-        lower, upper = (rows.lower, rows.upper) if calibration.decay_from == "reach" else (rows.lower_mid, rows.upper_mid)
+        lower, upper = (
+            (rows.lower, rows.upper) if calibration.decay_from == "reach" else (rows.lower_mid, rows.upper_mid)
+        )
         mine = rows.aggressor == sign
         solution = _fit_reach(_real(lower[mine]), _real(upper[mine]))
         decay, error = solution.value.decay, solution.value.standard_error

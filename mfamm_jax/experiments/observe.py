@@ -39,7 +39,13 @@ class Features(Checked):
     """How covariates are computed."""
 
     vpin_smoothing: float = static_field(
-        default=0.25, lower=0.0, strict=True, upper=1.0, usual=(0.1, 0.5), source="(5) kappa", help="EWMA weight of VPIN"
+        default=0.25,
+        lower=0.0,
+        strict=True,
+        upper=1.0,
+        usual=(0.1, 0.5),
+        source="(5) kappa",
+        help="EWMA weight of VPIN",
     )
     vpin_start: float = static_field(
         default=0.25, lower=0.0, upper=1.0, source="(5)", help="VPIN before the first complete bucket"
@@ -51,12 +57,18 @@ class Features(Checked):
         default=300, lower=10, unit="s", source="key parameters", help="window of the rolling volatility (5 min)"
     )
     volatility_coverage: float = static_field(
-        default=0.99, lower=0.5, upper=0.9999, source="key parameters", help="share of Gaussian returns kept (99% filter)"
+        default=0.99,
+        lower=0.5,
+        upper=0.9999,
+        source="key parameters",
+        help="share of Gaussian returns kept (99% filter)",
     )
     volatility_truncation: Literal["mad", "quantile"] = static_field(
         default="mad", source="key parameters", help='how outliers are cut; "quantile" for heavy-tailed tick data'
     )
-    lot_size: float = static_field(default=100.0, lower=0.0, strict=True, unit="shares", help="unit of the sizes in (7)")
+    lot_size: float = static_field(
+        default=100.0, lower=0.0, strict=True, unit="shares", help="unit of the sizes in (7)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +116,7 @@ def observe(session: Session, features: Features, train_share: float = 0.5) -> O
             "use a longer session"
         )
     mid_ticks, half_spread, reference = _touch(session)
-    bucket = features.bucket_volume or _volume_per_minute(trades, in_training, t_ns[0], train_end_ns)
+    bucket = features.bucket_volume or _volume_per_minute(trades, in_training, int(t_ns[0]), train_end_ns)
     volatility = _volatility(session, features, mid_ticks)
     flags = _fat_finger(trades, mid_ticks * session.tick_size, volatility)
     last_trade = last_index(trades.last_event, np.arange(len(updates)))

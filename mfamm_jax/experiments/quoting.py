@@ -19,6 +19,7 @@ from mfamm_jax.experiments.quoting_run import (
     Plan,
     Prepared,
     build_policy,
+    execution_rules,
     gradient_stage,
     poisson_market,
     reference_problem,
@@ -78,7 +79,9 @@ class Execution(Checked):
     """How quotes become orders in the replay."""
 
     replay: ReplayConfig
-    decision_interval: float = static_field(default=0.5, lower=0.0, strict=True, unit="s", help="time between decisions")
+    decision_interval: float = static_field(
+        default=0.5, lower=0.0, strict=True, unit="s", help="time between decisions"
+    )
     order_latency: float = static_field(default=0.001, lower=0.0, unit="s", help="from us to the exchange")
     response_latency: float = static_field(default=0.001, lower=0.0, unit="s", help="our fills, exchange to us")
     feed_latency: float = static_field(default=0.001, lower=0.0, unit="s", help="market data, exchange to us")
@@ -147,7 +150,10 @@ class Quoting(AbstractExperiment):
         tape, decisions = _test_part(session, observed, self.execution)
         train = session.updates.t_ns < observed.train_end_ns
         reference = Covariates(
-            float(np.median(observed.volatility[train])), float(np.mean(observed.vpin[train])), 0.0, jnp.zeros(N_BOOK_FEATURES)
+            float(np.median(observed.volatility[train])),
+            float(np.mean(observed.vpin[train])),
+            0.0,
+            jnp.zeros(N_BOOK_FEATURES),
         )
         report = HostReport(
             session=session.name,
@@ -159,7 +165,9 @@ class Quoting(AbstractExperiment):
             bucket_volume=observed.bucket_volume,
             train_end_ns=observed.train_end_ns,
         )
-        return Prepared(bid, ask, reference, tape, decisions, jnp.asarray(session.tick_size, jnp.result_type(float)), report)
+        return Prepared(
+            bid, ask, reference, tape, decisions, jnp.asarray(session.tick_size, jnp.result_type(float)), report
+        )
 
     def plan(self, batch: Any, prepared: Prepared) -> tuple[Plan, str]:
         """One scheme that serves every row and every node of the table."""
@@ -192,8 +200,10 @@ class Quoting(AbstractExperiment):
         """Quotes, exact expected P&L in the Poisson market and the replayed P&L."""
         policy, ok = build_policy(self, plan, prepared)
         neutral = policy(start_state(self.hjb, prepared))
-        law = episode_law(policy, poisson_market(self, prepared), self.simulation, prepared.reference, self.hjb.max_inventory)
-        result = replay(policy, prepared.tape, prepared.decisions, self.execution.replay)
+        law = episode_law(
+            policy, poisson_market(self, prepared), self.simulation, prepared.reference, self.hjb.max_inventory
+        )
+        result = replay(policy, prepared.tape, prepared.decisions, execution_rules(self))
         return {
             "half_spread": 0.5 * (neutral.bid_depth + neutral.ask_depth),
             "inventory_penalty": reference_problem(self.hjb, prepared).inventory_penalty,

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from mfamm_jax.experiments.fit import COVARIATES, SideFit
-from mfamm_jax.experiments.quoting_run import GRADIENT_NAMES, MARKOUT_SECONDS, Prepared
 from mfamm_jax.experiments.plain import flatten, nested
+from mfamm_jax.experiments.quoting_run import GRADIENT_NAMES, MARKOUT_SECONDS, Prepared
 
 # Paths and samples stay in arrays/base.npz.
 LONG = 8
@@ -22,23 +22,35 @@ def quoting_metrics(prepared: Prepared, results: dict[str, Any]) -> dict[str, An
         "inventory_penalty": flat["inventory_penalty"],
         "expected_pnl": simulation["law_mean"],
         "pnl_std": simulation["law_std"],
+        "expected_fills": flat["simulation/law_bid_fills"] + flat["simulation/law_ask_fills"],
+        "cvar": flat["simulation/summary/cvar"],
+        "symmetric_cvar": flat["simulation/baseline/cvar"],
         "replay_pnl": flat["replay/pnl"],
         "replay_fills": flat["replay/bid_fills"] + flat["replay/ask_fills"],
+        "symmetric_replay_pnl": flat["replay_baseline/pnl"],
     }
+    gradient = _gradient(tables["gradient"])
     return {
         "ok": bool(flat["solver_ok"]) and all(np.isfinite(value) for value in headline.values()),
         **headline,
         "scheme_difference": np.max(np.abs(results["value_difference"])),
         "closed_form_difference": _closed_form_difference(results),
         "identity_residual": max(abs(flat["simulation/identity_residual"]), abs(flat["replay/residual"])),
-        "quotes": {name: flat[name] for name in ("bid_intensity", "ask_intensity", "bid_decay", "ask_decay", "table_error")},
+        "gradient_error": max(row["relative_error"] for row in gradient.values()),
+        "quotes": {
+            name: flat[name] for name in ("bid_intensity", "ask_intensity", "bid_decay", "ask_decay", "table_error")
+        },
         "reference": {"volatility": prepared.reference.volatility, "vpin": prepared.reference.vpin},
-        "fit": {"bid": _fit(prepared.bid), "ask": _fit(prepared.ask), "bucket_volume": prepared.report["bucket_volume"]},
+        "fit": {
+            "bid": _fit(prepared.bid),
+            "ask": _fit(prepared.ask),
+            "bucket_volume": prepared.report["bucket_volume"],
+        },
         "simulation": simulation,
         "replay": tables["replay"],
         "replay_baseline": tables["replay_baseline"],
         "markouts": {f"{seconds:g} s": value for seconds, value in zip(MARKOUT_SECONDS, results["replay_markouts"])},
-        "gradient": _gradient(tables["gradient"]),
+        "gradient": gradient,
         "truth": prepared.report["truth"],
         "facts": prepared.report["facts"],
     }
@@ -54,11 +66,12 @@ def _closed_form_difference(results: dict[str, Any]) -> float:
 
 def _fit(side: SideFit) -> dict[str, Any]:
     fit = side.fit
+    clustered = np.asarray(fit.clustered_standard_errors)
     rows = {
         name: {
             "value": fit.coefficients[i],
             "standard_error": fit.standard_errors[i],
-            "clustered_error": fit.clustered_standard_errors[i],
+            "clustered_error": clustered[i],
         }
         for i, name in enumerate(COVARIATES)
     }

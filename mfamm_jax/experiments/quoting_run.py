@@ -15,7 +15,6 @@ from mfamm_jax.policies import (
     MarketState,
     RuledPolicy,
     SymmetricPolicy,
-    TableAxes,
     tabulate,
 )
 from mfamm_jax.results import RESULTS
@@ -29,9 +28,9 @@ from mfamm_jax.risk import (
     moments_by_horizon,
 )
 from mfamm_jax.simulation.episode import EpisodeResult, episode_law, simulate_episode
-from mfamm_jax.simulation.replay import ReplayPath, replay
-from mfamm_jax.simulation.tape import Tape
+from mfamm_jax.simulation.replay import ReplayConfig, ReplayPath, replay
 from mfamm_jax.simulation.step import PoissonMarket
+from mfamm_jax.simulation.tape import Tape
 from mfamm_jax.solvers.closed_form import stationary_depths
 from mfamm_jax.solvers.hjb import AbstractScheme, Grid, HJBProblem, optimal_depths, rulebook_penalty, solve_hjb
 
@@ -100,15 +99,14 @@ def reference_problem(control: Any, prepared: Prepared) -> HJBProblem:
     )
 
 
-def build_policy(
-    experiment: Any, plan: Plan, prepared: Prepared
-) -> tuple[AbstractPolicy, Array]:
+def build_policy(experiment: Any, plan: Plan, prepared: Prepared) -> tuple[AbstractPolicy, Array]:
     """The HJB value table inside the quote rules, and whether every node was solved."""
     scheme, grid, _ = plan
     control = experiment.hjb
     shift = jnp.log(control.intensity_scale)
     scales = [
-        eqx.tree_at(lambda s: s.intercept, fit.scale, fit.scale.intercept + shift) for fit in (prepared.bid, prepared.ask)
+        eqx.tree_at(lambda s: s.intercept, fit.scale, fit.scale.intercept + shift)
+        for fit in (prepared.bid, prepared.ask)
     ]
     solution = tabulate(
         reference_problem(control, prepared),
@@ -136,6 +134,7 @@ def poisson_market(experiment: Any, prepared: Prepared) -> PoissonMarket:
 
 
 def start_state(control: Any, prepared: Prepared) -> MarketState:
+    """Flat, with the whole horizon left, in the reference state."""
     return MarketState(0.0, 0.0, 0.0, control.horizon, prepared.reference)
 
 
@@ -151,9 +150,7 @@ def solve_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arrays
     policy, ok = build_policy(experiment, plan, prepared)
     neutral = policy(start_state(control, prepared))
     inventory = grid.inventory
-    closed = stationary_depths(
-        _balanced(problem), problem.inventory_penalty, inventory, problem.fill_risk_aversion
-    )
+    closed = stationary_depths(_balanced(problem), problem.inventory_penalty, inventory, problem.fill_risk_aversion)
     return {
         "time_left": solution.value.time_left,
         "inventory": inventory,
@@ -255,10 +252,16 @@ def simulation_summary(experiment: Any, paths: EpisodeResult, key: PRNGKeyArray)
     }
 
 
+def execution_rules(experiment: Any) -> ReplayConfig:
+    """The config's rules; the control problem's inventory limit holds at the exchange as well."""
+    limit = jnp.minimum(experiment.execution.replay.max_inventory, experiment.hjb.max_inventory)
+    return eqx.tree_at(lambda c: c.max_inventory, experiment.execution.replay, limit)
+
+
 def replay_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arrays, key: PRNGKeyArray) -> Arrays:
     """The policy and the baseline against the recorded events of the test part."""
     policy, _ = build_policy(experiment, plan, prepared)
-    config = experiment.execution.replay
+    config = execution_rules(experiment)
 
     def run(quoting: AbstractPolicy) -> Any:
         return replay(quoting, prepared.tape, prepared.decisions, config, record="path")
@@ -289,9 +292,9 @@ def gradient_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arr
     def expected(factors: Float[Array, " parameter"]) -> Float[Array, ""]:
         risk_aversion, decay, volatility = factors
         changed = eqx.tree_at(
-            lambda e: (e.hjb.risk_aversion, e.hjb.decay_scale, e.hjb.axes),
+            lambda e: (e.hjb.risk_aversion, e.hjb.decay_scale),
             experiment,
-            (experiment.hjb.risk_aversion * risk_aversion, experiment.hjb.decay_scale * decay, TableAxes(1, 1)),
+            (experiment.hjb.risk_aversion * risk_aversion, experiment.hjb.decay_scale * decay),
         )
         moved = eqx.tree_at(lambda p: p.reference.volatility, prepared, prepared.reference.volatility * volatility)
         policy, _ = build_policy(changed, plan, moved)
@@ -299,9 +302,7 @@ def gradient_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arr
         return episode_law(policy, market, experiment.simulation, moved.reference, experiment.hjb.max_inventory).mean
 
     factors = jnp.stack([one, one, one])
-    base = jnp.stack(
-        [experiment.hjb.risk_aversion, results["ask_decay"], prepared.reference.volatility]
-    )
+    base = jnp.stack([experiment.hjb.risk_aversion, results["ask_decay"], prepared.reference.volatility])
     # Relative steps: the best central difference errs by eps^(2/3).
     step = jnp.finfo(factors.dtype).eps ** (1 / 3) * 10
     shifts = jnp.concatenate([jnp.eye(3), -jnp.eye(3)]).astype(factors.dtype) * step

@@ -54,7 +54,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Atomic; arrays become lists."""
-        self.write_text(name, json.dumps(plain(content), indent=1, sort_keys=True) + "\n")
+        self.write_text(name, json.dumps(plain(content), indent=1) + "\n")
 
     def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Atomic npz."""

@@ -182,14 +182,28 @@ def _value(run: Run) -> str:
             f"{number(run.metrics['scheme_difference'])} price lot; largest distance of the quotes from the closed form "
             f"for half the inventory limit: {number(run.metrics['closed_form_difference'])} price."
         )
-    return text + _figure(run, "value", figures.value(run.arrays), "H(q, time left). Data: arrays/base.npz, value.")
+    return text + _figure(
+        run,
+        "value",
+        figures.value(run.arrays),
+        "H(q, time left) without its value at zero inventory. Data: arrays/base.npz, value.",
+    )
 
 
 def _fills(run: Run) -> str:
     if "replay/path/fill" not in run.arrays:
         return ""
     replayed = run.metrics["replay"]
-    names = ("bid_fills", "ask_fills", "n_bid_fills", "n_ask_fills", "bid_quoted", "ask_quoted", "rejected", "max_inventory")
+    names = (
+        "bid_fills",
+        "ask_fills",
+        "n_bid_fills",
+        "n_ask_fills",
+        "bid_quoted",
+        "ask_quoted",
+        "rejected",
+        "max_inventory",
+    )
     text = _table([name.replace("_", " ") for name in names], [[replayed[name] for name in names]])
     text += _figure(
         run,
@@ -199,7 +213,9 @@ def _fills(run: Run) -> str:
         "quotes, so inside the recorded spread the fitted curve is an extrapolation that no replay can confirm. "
         "Data: arrays/base.npz, replay/path.",
     )
-    text += _figure(run, "markouts", figures.markouts(run.metrics["markouts"]), "Mean gain per lot against the later mid.")
+    text += _figure(
+        run, "markouts", figures.markouts(run.metrics["markouts"]), "Mean gain per lot against the later mid."
+    )
     return text
 
 

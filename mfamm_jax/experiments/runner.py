@@ -40,7 +40,8 @@ def enable_compile_cache() -> None:
     """Keeps compiled programs between runs, unless the user's environment says where (or that it should not)."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "mfamm_jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progress: Any = None) -> Outcome:

@@ -186,6 +186,3 @@ def _is_trading(updates: BookUpdates) -> np.ndarray:
     if len(change) == 0:
         return np.ones(len(updates), bool)
     return (last < 0) | (updates.price_ticks[change[np.maximum(last, 0)]] == 1)
-
-
-

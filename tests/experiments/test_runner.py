@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ SWEEP = ["--set", "sweep.parameters.volatility=[0.1,0.3,0.5,0.6]", "--set", "swe
 
 
 def mfamm(*arguments, cwd, check=True):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
     done = subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, env=environment)
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -72,7 +73,7 @@ def test_a_killed_sweep_resumes_with_every_row_once_and_the_same_numbers(tmp_pat
     ],
 )
 def test_bad_settings_name_the_place_and_leave_nothing_behind(tmp_path, setting, said):
-    done = mfamm("run", "quickstart", "--set", setting, cwd=tmp_path, check=False)
+    done = mfamm("run", "hjb_sweep", "--set", setting, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -94,3 +95,66 @@ def test_help_starts_without_jax(tmp_path):
 def test_importing_the_package_sets_no_flag():
     code = "import mfamm_jax, jax; mfamm_jax.solve_hjb; assert not jax.config.jax_enable_x64"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_data_commands_write_and_describe_files(tmp_path):
+    mfamm("data", "generate", "small_tick", "--out", "flow", "--duration", "60", "--seed", "3", cwd=tmp_path)
+    truth = json.loads((tmp_path / "flow" / "truth.json").read_text())
+    facts = json.loads(mfamm("data", "inspect", "flow", "--json", cwd=tmp_path).stdout)
+    assert facts["events_by_kind"] == truth["counts"]
+    assert 10 < facts["spread_ticks_time_mean"] < 25
+
+
+def damage(folder, what):
+    """One generated pair, damaged."""
+    mfamm("data", "generate", "small_tick", "--out", "flow", "--duration", "40", cwd=folder)
+    message, book = sorted((folder / "flow").glob("*.gz"))
+    lines = gzip.decompress(message.read_bytes()).splitlines(keepends=True)
+    if what == "truncated":
+        book.write_bytes(book.read_bytes()[:2000])
+    elif what == "rows":
+        message.write_bytes(gzip.compress(b"".join(lines[:-5])))
+    elif what == "nan":
+        lines[9] = b"nan,1,5,100,5850000,1\n"
+        message.write_bytes(gzip.compress(b"".join(lines)))
+    elif what == "empty":
+        message.write_bytes(gzip.compress(b""))
+    else:
+        message.unlink()
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("truncated", "truncated or damaged gzip"),
+        ("rows", "expected as many"),
+        ("nan", "row 10: time is 'nan'"),
+        ("empty", "empty; expected LOBSTER rows"),
+        ("missing", "no pair"),
+    ],
+)
+def test_bad_data_is_one_message_and_leaves_nothing_behind(tmp_path, what, said):
+    damage(tmp_path, what)
+    done = mfamm("run", "lobster", "--set", "market.path=flow", "--out", "out", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_list_shows_units_equations_and_usual_ranges(tmp_path):
+    shown = mfamm("list", "features", cwd=tmp_path).stdout
+    for text in ("vpin_smoothing", "0.25", "usual"):
+        assert text in shown
+    assert "risk_aversion" not in shown
+    assert mfamm("list", "nonsense", cwd=tmp_path, check=False).returncode == 2
+
+
+def test_a_report_can_be_made_again_and_unusual_values_are_said(tmp_path):
+    few = ["--set", "sweep.parameters.volatility=[0.1]", "--set", "sweep.parameters.risk_aversion=[0.1]"]
+    mfamm("run", "hjb_sweep", *few, "--out", "one", cwd=tmp_path)
+    before = (tmp_path / "one" / "report.html").read_bytes()
+    (tmp_path / "one" / "report.html").unlink()
+    mfamm("report", "one", cwd=tmp_path)
+    assert (tmp_path / "one" / "report.html").read_bytes() == before
+    assert mfamm("report", "two", cwd=tmp_path, check=False).returncode == 2

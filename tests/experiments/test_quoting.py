@@ -1,0 +1,216 @@
+"""The market maker end to end, in this process, so that shapes and types are checked as well."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+
+from mfamm_jax.experiments.config import load_config
+from mfamm_jax.experiments.fit import Calibration, calibrate_sides
+from mfamm_jax.experiments.observe import Features, intensity_rows, observe
+from mfamm_jax.experiments.plain import flatten
+from mfamm_jax.experiments.quoting import Execution, _test_part
+from mfamm_jax.experiments.record import RunFolder
+from mfamm_jax.experiments.runner import DONE, run
+from mfamm_jax.market.events import BookSnapshots, BookUpdates, DataError, Session
+from mfamm_jax.market.synthetic import generate_session
+from mfamm_jax.policies import SymmetricPolicy
+from mfamm_jax.simulation.replay import ReplayConfig, replay
+
+SMALL = [
+    "market.duration=240.0",
+    "simulation.n_paths=256",
+    "simulation.n_steps=300",
+    "hjb.n_steps=16",
+    "hjb.max_inventory=4",
+    "hjb.axes.n_risk=5",
+    "hjb.axes.n_skew=5",
+    "risk.n_bootstrap=20",
+    "sweep.hjb.risk_aversion=[0.05,0.2]",
+    "sweep.hjb.decay_scale=[0.8,1.0,1.25]",
+]
+
+
+def run_small(root, *overrides):
+    config = load_config("quickstart", [*SMALL, *overrides])
+    folder = RunFolder(root, config)
+    folder.open(fresh=False)
+    return run(config, folder, say=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    return run_small(tmp_path_factory.mktemp("runs") / "one")
+
+
+def test_the_run_succeeds_and_its_numbers_agree_with_each_other(outcome):
+    metrics = outcome.metrics
+    assert outcome.code == DONE
+    # Two numerical methods, the stationary closed form, the exact law and the simulation tell the same story.
+    assert metrics["scheme_difference"] < 1e-7
+    # The closed form knows neither the inventory limit of 4 nor the difference of the sides' intensities.
+    assert metrics["closed_form_difference"] < 0.03
+    simulated = metrics["simulation"]["summary"]["pnl"]
+    assert abs(simulated["mean"] - metrics["expected_pnl"]) < 4 * simulated["error"]
+    assert abs(simulated["std"] / metrics["pnl_std"] - 1) < 0.2
+    assert metrics["identity_residual"] < 1e-9
+    # d E[P&L] / d (risk aversion, decay, volatility) by autodiff beside central differences.
+    assert metrics["gradient_error"] < 1e-6
+    assert metrics["gradient"]["decay"]["autodiff"] < 0
+    assert metrics["replay_fills"] > 10
+    assert metrics["replay"]["max_inventory"] <= 4
+
+
+def test_the_run_folder_is_complete(outcome):
+    root = outcome.folder
+    manifest = json.loads((root / "manifest.json").read_text())
+    assert manifest["status"] == "done"
+    assert {"prepare", "solve", "simulate", "replay", "gradient", "sweep"} <= set(manifest["stages"])
+    assert len(manifest["data"]["source"]) == 2
+    rows = pl.concat([pl.read_parquet(p) for p in sorted((root / "parts").glob("*.parquet"))])
+    assert len(rows) == 6
+    assert rows["ok"].all()
+    page = (root / "report.html").read_text()
+    for title in (
+        "Profit and loss",
+        "Where it comes from",
+        "Calibration",
+        "Sweep",
+        "Sensitivities",
+        "Against symmetric",
+    ):
+        assert title in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert json.loads((root / "data" / "truth.json").read_text())["preset"] == "small_tick"
+
+
+def test_a_sweep_row_is_the_base_run_with_that_parameter(outcome, tmp_path):
+    rows = pl.concat([pl.read_parquet(p) for p in sorted((outcome.folder / "parts").glob("*.parquet"))])
+    row = rows.filter((pl.col("hjb.risk_aversion") == 0.2) & (pl.col("hjb.decay_scale") == 1.25)).row(0, named=True)
+    alone = run_small(
+        tmp_path / "alone", "hjb.risk_aversion=0.2", "hjb.decay_scale=1.25", "sweep.hjb.decay_scale=[1.25]"
+    )
+    for name in ("half_spread", "expected_pnl", "pnl_std", "replay_pnl", "replay_fills"):
+        # The sweep sizes one scheme for all its rows, the base run for its own.
+        assert row[name] == pytest.approx(alone.metrics[name], rel=1e-9), name
+
+
+def test_the_same_config_and_seed_give_the_same_metrics(outcome, tmp_path):
+    again = run_small(tmp_path / "two")
+    assert (again.folder / "metrics.json").read_bytes() == (outcome.folder / "metrics.json").read_bytes()
+
+
+def test_resolved_config_alone_repeats_the_run(outcome, tmp_path):
+    config = load_config(str(outcome.folder / "resolved.toml"))
+    assert RunFolder(tmp_path, config).resolved == (outcome.folder / "resolved.toml").read_text()
+
+
+def part(session: Session, rows: np.ndarray) -> Session:
+    """Some rows of a session."""
+    updates = BookUpdates(*(x[rows] for x in vars(session.updates).values()))
+    books = BookSnapshots(*(x[rows] for x in vars(session.books).values()))
+    return Session(session.name, session.tick_size, updates, books, session.clock)
+
+
+def with_other_future(session: Session, other: Session, row: int) -> Session:
+    """Rows up to `row`, then the other session's rows later in time."""
+    after = other.updates.t_ns > session.updates.t_ns[row]
+    head, tail = part(session, np.arange(row + 1)), part(other, np.flatnonzero(after))
+    join = {
+        name: type(a)(*(np.concatenate(pair) for pair in zip(vars(a).values(), vars(b).values())))
+        for name, a, b in (("updates", head.updates, tail.updates), ("books", head.books, tail.books))
+    }
+    return Session(session.name, session.tick_size, join["updates"], join["books"], session.clock)
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    return [generate_session("small_tick", 240.0, seed)[0] for seed in (1, 2)]
+
+
+@jax.jit
+def replayed_path(tape, decisions):
+    return replay(SymmetricPolicy(0.06, 5.0), tape, decisions, ReplayConfig(), record="path").path
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_future_changes_no_feature_quote_or_fill_before_it(sessions, seed):
+    """Bit-identical up to a random event of the test part, from raw events to fills."""
+    first, other = sessions
+    # Both recordings end together, so that halves and horizons are the same.
+    end = min(s.updates.t_ns[-1] for s in sessions)
+    rng = np.random.default_rng(seed)
+    n = len(first.updates)
+    cut = int(rng.integers(0.55 * n, 0.95 * n))
+    features = Features(bucket_volume=2000.0)
+    seen = []
+    for session in (first, with_other_future(first, other, cut)):
+        session = part(session, session.updates.t_ns <= end)
+        updates = session.updates
+        updates.t_ns[-1] = end
+        observed = observe(session, features)
+        tape, decisions = _test_part(session, observed, Execution(replay=ReplayConfig()))
+        path = replayed_path(tape, decisions)
+        seen.append((updates, observed, decisions, tape, flatten({"path": path})))
+    t_cut = first.updates.t_ns[cut]
+    (updates, before, decisions, tape, path), (_, after, later_decisions, later_tape, later_path) = seen
+    rows = updates.t_ns <= t_cut
+    for name in ("mid_ticks", "half_spread_ticks", "imbalance", "vpin", "volatility", "book_features"):
+        x, y = getattr(before, name), getattr(after, name)
+        np.testing.assert_array_equal(x[: rows.sum()], y[: rows.sum()], err_msg=name)
+    seconds = np.cumsum(np.asarray(tape.seconds)), np.cumsum(np.asarray(later_tape.seconds))
+    n_steps = int((seconds[0] * 1e9 + before.train_end_ns < t_cut - 1e7).sum())
+    assert n_steps > 50
+    np.testing.assert_array_equal(seconds[0][:n_steps], seconds[1][:n_steps])
+    for name, values in path.items():
+        np.testing.assert_array_equal(values[:n_steps], later_path[name][:n_steps], err_msg=name)
+    n_decisions = int((before.train_end_ns + 0.5e9 * np.arange(len(decisions.vpin)) < t_cut).sum())
+    for x, y in zip(jax.tree.leaves(decisions), jax.tree.leaves(later_decisions)):
+        np.testing.assert_array_equal(x[:n_decisions], y[:n_decisions])
+
+
+@pytest.mark.parametrize("decay_from", ["touch", "reach", "mid"])
+def test_every_calibration_mode_gives_positive_intensities_and_errors(sessions, decay_from):
+    session = sessions[0]
+    observed = observe(session, Features(bucket_volume=2000.0))
+    sides = calibrate_sides(intensity_rows(session, observed), Calibration(decay_from=decay_from))
+    for side in sides:
+        assert side.decay > 0
+        assert side.own_decay_error > 0
+        assert jnp.isfinite(side.fit.coefficients).all()
+        assert (side.fit.standard_errors > 0).all()
+    assert sides[0].decay == sides[1].decay
+    # Buyers come when bids outweigh asks, sellers in the opposite case.
+    assert sides[1].fit.coefficients[8] > 0 > sides[0].fit.coefficients[8]
+
+
+def test_a_session_too_short_to_fit_says_so():
+    session, _ = generate_session("quiet_small_tick", 40.0, 0)
+    with pytest.raises(DataError, match="marketable orders in the training part, expected at least 20"):
+        observe(session, Features())
+
+
+def test_the_lobster_experiment_runs_on_real_data(data_folder, tmp_path):
+    overrides = [
+        f"market.path={data_folder / 'lobster_aapl_20120621'}",
+        "simulation.n_paths=256",
+        "sweep.hjb.risk_aversion=[0.001]",
+    ]
+    config = load_config("lobster", overrides)
+    folder = RunFolder(tmp_path / "aapl", config)
+    folder.open(fresh=False)
+    metrics = run(config, folder, say=lambda _: None).metrics
+    assert metrics["ok"]
+    assert metrics["identity_residual"] < 1e-9
+    assert metrics["replay_fills"] > 50
+    for side in ("bid", "ask"):
+        rows = metrics["fit"][side]["coefficients"]
+        assert all(np.isfinite(row["value"]) and row["standard_error"] > 0 for row in rows.values())
+    page = (tmp_path / "aapl" / "report.html").read_text()
+    assert "Fitted on the first half of the session, replayed on the second" in page
+    assert metrics["gradient_error"] < 1e-5
