@@ -76,9 +76,9 @@ def choose_scheme(
     substeps = max(ceil(norm / ACTION_NORM), 1)
     terms = terms_for(norm / substeps)
     squarings = max(ceil(log2(max(norm / SQUARING_NORM, 1.0))), 0)
-    # Matrix products run about four times as fast per operation as the three-diagonal products.
+    # Measured on a CPU core for 11 to 61 inventories: both kinds of products cost the same per operation.
     action_cost = grid.n_steps * substeps * terms * 7 * size
-    squaring_cost = 24 * 7 * size**2 + (squarings * 2 * size**3 + grid.n_steps * 2 * size**2) / 4
+    squaring_cost = 24 * 7 * size**2 + squarings * 2 * size**3 + grid.n_steps * 2 * size**2
     if wanted is TaylorAction or (wanted is None and action_cost <= squaring_cost):
         why = "asked for" if wanted else "equal decay, no depth limit, short horizon"
         return TaylorAction(substeps, terms), f"Taylor action, {substeps} x {terms} terms a row: {why}"

@@ -140,17 +140,17 @@ class TaylorAction(AbstractScheme):
         step = problem.horizon / (grid.n_steps * self.n_substeps)
         shift = -jnp.min(diagonal)
         shifted, below, above = (diagonal + shift) * step, to_lower * step, to_upper * step
-        inverse_orders = 1 / jnp.arange(1, self.n_terms + 1, dtype=diagonal.dtype)
-
-        def accumulate(carry, inverse_order):
-            term, total = carry
-            neighbours = below * jnp.pad(term[:-1], (1, 0)) + above * jnp.pad(term[1:], (0, 1))
-            term = (shifted * term + neighbours) * inverse_order
-            return (term, total + term), None
+        inverse_orders = 1 / jnp.arange(self.n_terms, 0, -1, dtype=diagonal.dtype)
 
         def substep(carry, _):
-            v, log_scale = carry
-            (_, v), _ = jax.lax.scan(accumulate, (v, v), inverse_orders)
+            start, log_scale = carry
+
+            def nest(v, inverse_order):
+                # Horner's form v + N/1 (v + N/2 (v + ...)) carries one vector where term and sum would be two.
+                neighbours = below * jnp.pad(v[:-1], (1, 0)) + above * jnp.pad(v[1:], (0, 1))
+                return start + (shifted * v + neighbours) * inverse_order, None
+
+            v, _ = jax.lax.scan(nest, start, inverse_orders)
             top = jax.lax.stop_gradient(jnp.max(v))
             return (v / top, log_scale + jnp.log(top) - shift * step), None
 
