@@ -41,7 +41,13 @@ def timed(solve, n):
         wall, cpu = time.perf_counter(), time.process_time()
         answer = solve()
         best = min(best, (time.process_time() - cpu, time.perf_counter() - wall))
-    return answer, {"solves": n, "cpu_s": best[0], "wall_s": best[1], "solves_per_cpu_s": n / best[0], "first_call_s": first}
+    return answer, {
+        "solves": n,
+        "cpu_s": best[0],
+        "wall_s": best[1],
+        "solves_per_cpu_s": n / best[0],
+        "first_call_s": first,
+    }
 
 
 def ours(dtype, horizon):
@@ -130,7 +136,7 @@ def main():
         except ImportError:
             print("avellaneda-stoikov is not installed: uv run --extra bench ...")
     for row in results:
-        same = [r for r in results if r["horizon_s"] == row["horizon_s"] and "scipy" in r["what"]][0]
+        same = next(r for r in results if r["horizon_s"] == row["horizon_s"] and "scipy" in r["what"])
         row["ratio_to_scipy"] = row["solves_per_cpu_s"] / same["solves_per_cpu_s"]
         print(
             f"{row['what']:36} horizon {row['horizon_s']:4.0f} s  {row['solves_per_cpu_s']:10.1f} solves/CPU s  "

@@ -52,6 +52,11 @@ def find_session():
     return generate_session("small_tick", 600.0, 0)[0]
 
 
+def run(policy, tape, covariates):
+    """One policy over the whole tape."""
+    return replay(policy, tape, covariates, ReplayConfig(max_inventory=10.0))
+
+
 def main():
     session = find_session()
     latency = {"order_latency": 1e-3, "response_latency": 1e-3, "feed_latency": 1e-3}
@@ -63,13 +68,12 @@ def main():
     rows = []
     for n in (1, 64, 1024):
         policies = Skewed(jnp.linspace(0.03, 0.15, n), jnp.linspace(0.0, 0.02, n))
-
-        def run(policies, tape, covariates):
-            one = lambda policy: replay(policy, tape, covariates, ReplayConfig(max_inventory=10.0))  # noqa: E731
-            return jax.vmap(one)(policies) if n > 1 else one(jax.tree.map(lambda x: x[0], policies))
-
+        if n == 1:
+            policies = jax.tree.map(lambda x: x[0], policies)
         begin = time.perf_counter()
-        compiled = jax.jit(run).lower(policies, tape, covariates).compile()
+        compiled = (
+            jax.jit(run if n == 1 else jax.vmap(run, (0, None, None))).lower(policies, tape, covariates).compile()
+        )
         compile_s = time.perf_counter() - begin
         best = (float("inf"), float("inf"))
         for _ in range(3):

@@ -76,6 +76,10 @@ def _say(text: str) -> None:
 def _table(metrics: dict[str, Any]) -> Table:
     table = Table("metric", "value")
     for name, value in metrics.items():
+        if name == "gradient":
+            for parameter, row in value.items():
+                shown = f"{row['autodiff']:.6g} (finite difference {row['finite_difference']:.6g})"
+                table.add_row(f"d expected_pnl / d {parameter}", shown)
         if isinstance(value, dict | list) and name != "sweep":
             continue  # in metrics.json and the report
         table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
