@@ -20,11 +20,17 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b=value, o
 AsJson = Annotated[bool, typer.Option("--json", help="exactly one JSON object on stdout")]
 
 
-def _load(name: str, overrides: list[str] | None, precision: str | None = None, seed: int | None = None) -> Any:
+def _load(
+    name: str,
+    overrides: list[str] | None,
+    precision: str | None = None,
+    seed: int | None = None,
+    chunk: int | None = None,
+) -> Any:
     from mfamm_jax.experiments.config import load_config
 
-    extra = [] if precision is None else [f'precision="{precision}"']
-    extra += [] if seed is None else [f"seed={seed}"]
+    given = {"precision": precision, "seed": seed, "chunk_size": chunk}
+    extra = [f"{key}={value}" for key, value in given.items() if value is not None]
     return load_config(name, [*(overrides or []), *extra])
 
 
@@ -36,6 +42,8 @@ def run(
     seed: Annotated[int | None, typer.Option(help="overrides the file")] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or float64")] = None,
     fresh: Annotated[bool, typer.Option("--fresh/--resume", help="start again, or keep finished chunks")] = False,
+    chunk: Annotated[int | None, typer.Option(help="sweep rows at a time; overrides the file")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="as `check`: validate, run nothing")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run an experiment or sweep and write its run folder and report."""
@@ -43,7 +51,9 @@ def run(
     from mfamm_jax.experiments.runner import INTERRUPTED, enable_compile_cache, set_precision
     from mfamm_jax.experiments.runner import run as run_experiment
 
-    loaded = _load(config, overrides, precision, seed)
+    loaded = _load(config, overrides, precision, seed, chunk)
+    if dry_run:
+        return _describe(loaded)
     set_precision(loaded)
     enable_compile_cache()
     folder = RunFolder(Path(), loaded)
@@ -88,12 +98,30 @@ def _table(metrics: dict[str, Any]) -> Table:
 
 @app.command()
 def check(config: ConfigName, overrides: Overrides = None) -> None:
-    """Validate a config; nothing is run."""
-    from mfamm_jax.experiments.sweep import sweep_rows
+    """Validate a config and say what a run would do; nothing is run."""
+    _describe(_load(config, overrides))
 
-    loaded = _load(config, overrides)
+
+def _describe(loaded: Any) -> None:
+    import math
+
+    from mfamm_jax.experiments.config import construct
+    from mfamm_jax.experiments.sweep import static_paths, sweep_rows
+
+    experiment = construct(loaded)
     n_rows = len(sweep_rows(loaded)) if loaded.sweep else 0
-    stdout.print(f"{loaded.place}: valid; {n_rows:,} sweep rows in chunks of {loaded.settings.chunk_size}")
+    n_groups = math.prod(len(loaded.sweep[path]) for path in static_paths(loaded, experiment)) if n_rows else 0
+    chunk = min(loaded.settings.chunk_size, n_rows)
+    size = 8 if loaded.settings.precision == "float64" else 4
+    memory = experiment.numbers_per_row() * chunk * size / 2**20
+    for warning in loaded.warnings:
+        stderr.print(f"warning: {warning}")
+    stdout.print(f"{loaded.place}: valid")
+    stdout.print(
+        f"{n_rows:,} sweep rows, {n_groups} compile group{'' if n_groups == 1 else 's'}, chunks of {chunk} "
+        f"in about {memory:,.0f} MiB",
+        soft_wrap=True,
+    )
 
 
 @app.command("list")

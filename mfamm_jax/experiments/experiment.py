@@ -39,6 +39,10 @@ class AbstractExperiment(Checked):
         """Numbers of the base run for `metrics.json`, possibly nested; `ok` decides the exit code."""
         return dict(jax.jit(lambda *args: self.row(plan, *args))(prepared, key))
 
+    @abc.abstractmethod
+    def numbers_per_row(self) -> int:
+        """About how many numbers a sweep row holds in memory at once."""
+
     def provenance(self, prepared: Any) -> dict[str, Any]:
         """What the manifest says about the data."""
         return {}

@@ -109,6 +109,11 @@ class HJBExperiment(AbstractExperiment):
     max_inventory: int = static_field(default=10, lower=1, unit="lots", help="largest position")
     n_steps: int = static_field(default=50, lower=1, help="rows of the value table")
 
+    def numbers_per_row(self) -> int:
+        """The value table, its quotes, and the step matrix."""
+        size = 2 * self.max_inventory + 1
+        return 4 * (self.n_steps + 1) * size + 2 * size**2
+
     def prepare(self, folder: Any, seed: int, say: Callable[[str], None]) -> None:
         """Nothing to load."""
 

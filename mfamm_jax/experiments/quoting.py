@@ -140,6 +140,12 @@ class Quoting(AbstractExperiment):
         """Tables used by `prepare`."""
         return ("market", "features", "intensity")
 
+    def numbers_per_row(self) -> int:
+        """A value table and a step matrix per node of the policy's axes."""
+        size = 2 * self.hjb.max_inventory + 1
+        nodes = self.hjb.axes.n_risk * self.hjb.axes.n_skew
+        return nodes * (4 * (self.hjb.n_steps + 1) * size + 2 * size**2)
+
     def prepare(self, folder: Path, seed: int, say: Callable[[str], None]) -> Prepared:
         """Loads, computes features, fits on the first half and lays out the second half for replay."""
         session, truth = self.market.load(folder, seed)

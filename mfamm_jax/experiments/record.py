@@ -6,6 +6,8 @@ import os
 import platform
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,16 @@ class RunFolder:
         partial = self.root / (name + ".partial")
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, self.root / name)
+
+    def logged(self, say: Callable[[str], None]) -> Callable[[str], None]:
+        """Says and keeps it in log.txt."""
+
+        def both(text: str) -> None:
+            say(text)
+            with (self.root / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+
+        return both
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Atomic; arrays become lists."""

@@ -62,6 +62,7 @@ def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progre
         "warnings": list(config.warnings),
     }
     folder.write_json("manifest.json", manifest)
+    say = folder.logged(say)
     key = jax.random.key(config.settings.seed)
     metrics: dict[str, Any] = {}
     try:
