@@ -90,7 +90,7 @@ def _table(metrics: dict[str, Any]) -> Table:
             for parameter, row in value.items():
                 shown = f"{row['autodiff']:.6g} (finite difference {row['finite_difference']:.6g})"
                 table.add_row(f"d expected_pnl / d {parameter}", shown)
-        if isinstance(value, dict | list) and name != "sweep":
+        if value is None or (isinstance(value, dict | list) and name != "sweep"):
             continue  # in metrics.json and the report
         table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
     return table

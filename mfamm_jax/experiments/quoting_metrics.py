@@ -23,6 +23,8 @@ def quoting_metrics(prepared: Prepared, results: dict[str, Any]) -> dict[str, An
         "expected_pnl": simulation["law_mean"],
         "pnl_std": simulation["law_std"],
         "expected_fills": flat["simulation/law_bid_fills"] + flat["simulation/law_ask_fills"],
+        "fills_per_step": (flat["simulation/law_bid_fills"] + flat["simulation/law_ask_fills"])
+        / results["simulation"]["inventory_quantiles"].shape[1],
         "cvar": flat["simulation/summary/cvar"],
         "symmetric_cvar": flat["simulation/baseline/cvar"],
         "replay_pnl": flat["replay/pnl"],

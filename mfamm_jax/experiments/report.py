@@ -35,6 +35,9 @@ pre{background:#f4f5f8;padding:.8rem;overflow:auto}.warn{background:#fff4d6;padd
 )
 
 
+COARSE = 0.5  # expected fills per step
+
+
 class Run:
     """What a run folder holds."""
 
@@ -134,6 +137,12 @@ def _profit(run: Run) -> str:
         f"Exact law of the same market: mean {number(simulation['law_mean'])}, std {number(simulation['law_std'])}. "
         "VaR and CVaR are losses: negative = a gain even in the tail."
     )
+    fills = run.metrics["fills_per_step"]
+    if fills > COARSE:
+        text += (
+            f'<p class="warn">{number(fills)} fills per simulated step: above {COARSE} the simulated market differs from '
+            "the continuous one the quotes are solved for; raise simulation.n_steps.</p>"
+        )
     by = simulation["summary"]["by_horizon"]
     steps = zip(("1/4", "1/2", "3/4", "1"), by["mean"], by["std"], by["sharpe"])
     text += _table(["share of the horizon", "mean", "std", "Sharpe"], [list(row) for row in steps])

@@ -156,8 +156,11 @@ def episode_law(
     (_, first, second), (inventory, fills, squares) = jax.lax.scan(advance, start, jnp.arange(episodes.n_steps))
     mean = jnp.sum(first)
     variance = jnp.sum(second) - mean**2 + market.volatility**2 * time_step * jnp.sum(squares)
+    # Quotes that always fill leave no variance: rounding must not make it negative, nor its root's slope infinite.
+    is_random = variance > 0
+    std = jnp.where(is_random, jnp.sqrt(jnp.where(is_random, variance, 1.0)), 0.0)
     total = jnp.sum(fills, axis=0)
-    return EpisodeLaw(mean, jnp.sqrt(variance), total[0], total[1], inventory)
+    return EpisodeLaw(mean, std, total[0], total[1], inventory)
 
 
 def _shifted(x: Float[Array, " inventory"], by: int) -> Float[Array, " inventory"]:

@@ -106,3 +106,15 @@ def test_markouts_have_the_sign_of_the_gain():
 
 def test_sharpe_of_a_constant_is_zero():
     assert float(moments(jnp.ones(5)).sharpe) == 0
+
+
+def test_quotes_that_always_fill_have_no_variance_and_a_finite_gradient():
+    def std(depth):
+        side = ExponentialIntensity(jnp.asarray(1e6), jnp.asarray(1.0))
+        market = PoissonMarket(side, side, volatility=0.0)
+        policy = SymmetricPolicy(depth, jnp.asarray(3.0))
+        return episode_law(policy, market, Episodes(2, 20, 20.0), Covariates.neutral(0.0), 3).std
+
+    value, slope = jax.value_and_grad(std)(jnp.asarray(0.1))
+    assert value < 1e-6
+    assert jnp.isfinite(slope)
