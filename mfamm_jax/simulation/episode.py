@@ -23,7 +23,9 @@ class Episodes(Checked):
     n_paths: int = static_field(default=4096, lower=2, help="independent episodes")
     n_steps: int = static_field(default=600, lower=1, help="steps per episode")
     horizon: Float[Array, ""] = real_field(default=300.0, lower=0.0, strict=True, unit="s", help="length of an episode")
-    terminal_penalty: Float[Array, ""] = real_field(default=1e-4, lower=0.0, unit="price/lot", source="(9)")
+    terminal_penalty: Float[Array, ""] = real_field(
+        default=1e-4, lower=0.0, unit="price/lot", source="(9)", help="charged on the final inventory in the objective"
+    )
 
 
 class EpisodeResult(eqx.Module):

@@ -1,0 +1,61 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mfamm_jax.experiments.config import ConfigError, construct, describe_settings, load_config, shipped_configs
+from mfamm_jax.experiments.registry import EXPERIMENTS
+from mfamm_jax.experiments.sweep import sweep_rows
+
+ROOT = Path(__file__).parents[2]
+NEEDS = {"lobster": ["market.path=somewhere"]}
+
+
+def test_every_shipped_config_is_valid_and_constructs():
+    assert {"quickstart", "lobster", "hjb_sweep"} <= set(shipped_configs())
+    for name in shipped_configs():
+        config = load_config(name, NEEDS.get(name))
+        construct(config)
+        assert len(sweep_rows(config)) >= 1
+        assert config.warnings == ()
+
+
+def test_the_sizes_promised_in_the_readme():
+    assert len(sweep_rows(load_config("quickstart"))) == 16 * 16
+    assert len(sweep_rows(load_config("hjb_sweep"))) == 4096
+
+
+def test_shipped_configs_travel_in_the_wheel():
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = table["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included["experiments"] == "mfamm_jax/experiments/configs"
+
+
+def test_rulebook_defaults():
+    tables = load_config("quickstart").tables
+    assert tables["hjb"]["risk_aversion"] == 0.1
+    assert tables["hjb"]["terminal_penalty"] == 1e-4
+    assert tables["features"]["vpin_smoothing"] == 0.25
+    assert tables["features"]["volatility_window"] == 300
+    assert tables["features"]["volatility_coverage"] == 0.99
+    assert tables["quotes"]["vpin_gate"] == 0.7
+    assert tables["quotes"]["imbalance_gate"] == 0.3
+
+
+def test_unusual_values_warn_and_impossible_ones_fail():
+    config = load_config("quickstart", ["features.vpin_smoothing=0.8"])
+    assert "vpin_smoothing is 0.8; usual values lie in [0.1, 0.5]" in config.warnings[0]
+    with pytest.raises(ConfigError, match=r"vpin_smoothing: is 1\.5, expected <= 1"):
+        load_config("quickstart", ["features.vpin_smoothing=1.5"])
+
+
+def test_an_unknown_kind_is_named_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r'market\.kind: unknown kind "lobstr".*did you mean "lobster".*known'):
+        load_config("quickstart", ["market.kind=lobstr"])
+
+
+def test_every_setting_says_what_it_means():
+    for cls in EXPERIMENTS.values():
+        for path, default, _, _, meaning in describe_settings(cls):
+            assert meaning or ".kind" in path, path
+            assert default or ".kind" in path, path
