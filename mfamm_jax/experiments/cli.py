@@ -224,14 +224,21 @@ def inspect(
 
 @app.command()
 def doctor() -> None:
-    """Versions and devices."""
+    """Versions, devices, extras and the compile cache of this machine."""
     import jax
 
-    from mfamm_jax.experiments.record import versions
+    from mfamm_jax.experiments.record import OPTIONAL, installed, versions
+    from mfamm_jax.experiments.runner import enable_compile_cache
 
+    enable_compile_cache()
+    table = Table("what", "found", "remark")
     for name, number in versions().items():
-        stdout.print(f"{name} {number}")
-    stdout.print(f"devices {jax.devices()}")
+        table.add_row(name, number, "")
+    for name in OPTIONAL:
+        table.add_row(name, installed(name) or "missing", "" if installed(name) else 'pip install "mfamm_jax[full]"')
+    table.add_row("devices", ", ".join(str(device) for device in jax.devices()), "")
+    table.add_row("compile cache", str(jax.config.jax_compilation_cache_dir), "")
+    stdout.print(table)
 
 
 def main() -> None:

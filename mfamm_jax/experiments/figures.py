@@ -51,7 +51,8 @@ def quotes(arrays: Arrays) -> str:
     q, rows = arrays["inventory"], len(arrays["time_left"])
     for side, colour in (("bid", BID), ("ask", ASK)):
         depth = arrays[f"{side}_depth"]
-        for row, alpha in ((rows - 1, 1.0), (min(3, rows - 1), 0.55), (min(1, rows - 1), 0.3)):
+        for row, alpha in {rows - 1: 1.0, min(3, rows - 1): 0.55, min(1, rows - 1): 0.3}.items():
+            alpha = 1.0 if row == rows - 1 else alpha
             label = f"{side}, {arrays['time_left'][row]:.3g} s left"
             left.plot(q, np.where(np.isfinite(depth[row]), depth[row], np.nan), color=colour, alpha=alpha, label=label)
         left.plot(q, arrays[f"closed_form_{side}_depth"], "--", color=colour, lw=0.8)
@@ -69,6 +70,13 @@ def quotes(arrays: Arrays) -> str:
 def value(arrays: Arrays) -> str:
     """Value relative to zero inventory, and the difference of two numerical methods where both were run."""
     middle = arrays["inventory"].size // 2
+    if len(arrays["time_left"]) < 3:
+        figure, axes = _axes()
+        axes[0, 0].plot(
+            arrays["inventory"], arrays["value"][-1] - arrays["value"][-1, middle], "o-", ms=3, color="black"
+        )
+        axes[0, 0].set(xlabel="inventory [lots]", ylabel="H(q) - H(0) [price lot]")
+        return _svg(figure)
     panels = [(arrays["value"] - arrays["value"][:, [middle]], "H(q) - H(0) [price lot]")]
     if "value_difference" in arrays:
         panels.append((arrays["value_difference"], "difference to the second method"))

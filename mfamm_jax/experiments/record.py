@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mfamm_jax.experiments.config import Config, ConfigError, to_toml
 from mfamm_jax.experiments.plain import plain
 
 PACKAGES = ("mfamm-jax", "jax", "jaxlib", "numpy", "equinox", "polars")
+OPTIONAL = ("flax", "ott-jax", "distrax", "evosax", "pennylane", "PyWavelets", "xgboost")
 
 
 class RunFolder:
@@ -108,6 +109,16 @@ def git_commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def installed(package: str) -> str:
+    """Version of an optional package, empty when missing (some come under a second name)."""
+    for name in (package, f"{package}-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return ""
 
 
 def versions() -> dict[str, str]:

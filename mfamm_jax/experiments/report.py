@@ -66,7 +66,10 @@ def write_report(root: Path) -> Path:
     folder.mkdir(exist_ok=True)
     sections = []
     for title, build in SECTIONS:
-        body = build(run)
+        try:
+            body = build(run)
+        except KeyError as error:
+            raise ConfigError(f"{root}: lacks {error}: made by another version? Run it again with --fresh") from error
         if body:
             sections.append({"title": f"{len(sections) + 1}. {title}", "body": body})
     html = PAGE.render(manifest=run.manifest, sections=sections, resolved=run.resolved)
@@ -257,7 +260,7 @@ def _fit(run: Run) -> str:
 def _sweep(run: Run) -> str:
     if run.rows.is_empty():
         return ""
-    shown = [name for name in ("expected_pnl", "replay_pnl", "spread", "value") if name in run.rows.columns][:2]
+    shown = [name for name in ("expected_pnl", "replay_pnl", "value", "spread") if name in run.rows.columns][:2]
     numeric = [name for name in run.axes if run.rows[name].dtype.is_numeric()]
     failed = int((~run.rows["ok"]).sum())
     text = _note(f"{len(run.rows):,} rows, {failed} failed. Data: parts/.")
