@@ -2,22 +2,26 @@
 
 import json
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
 
-from mfamm_jax.experiments.config import load_config
+from mfamm_jax.experiments.config import construct, load_config
 from mfamm_jax.experiments.fit import Calibration, calibrate_sides
+from mfamm_jax.experiments.hjb_sweep import HJBExperiment
 from mfamm_jax.experiments.observe import Features, intensity_rows, observe
 from mfamm_jax.experiments.plain import flatten
 from mfamm_jax.experiments.quoting import Execution, _test_part
+from mfamm_jax.experiments.quoting_run import HostReport, Prepared, build_policy, execution_rules
 from mfamm_jax.experiments.record import RunFolder
 from mfamm_jax.experiments.runner import DONE, run
+from mfamm_jax.experiments.sweep import stack
 from mfamm_jax.market.events import BookSnapshots, BookUpdates, DataError, Session
 from mfamm_jax.market.synthetic import generate_session
-from mfamm_jax.policies import SymmetricPolicy
+from mfamm_jax.policies import Covariates, SymmetricPolicy
 from mfamm_jax.simulation.replay import ReplayConfig, replay
 
 SMALL = [
@@ -108,6 +112,56 @@ def test_the_same_config_and_seed_give_the_same_metrics(outcome, tmp_path):
 def test_resolved_config_alone_repeats_the_run(outcome, tmp_path):
     config = load_config(str(outcome.folder / "resolved.toml"))
     assert RunFolder(tmp_path, config).resolved == (outcome.folder / "resolved.toml").read_text()
+
+
+def test_one_compile_serves_the_whole_sweep(tmp_path, monkeypatch):
+    traced = []
+    original = HJBExperiment.row
+
+    def counted(self, *args):
+        traced.append(self)
+        return original(self, *args)
+
+    monkeypatch.setattr(HJBExperiment, "row", counted)
+    axes = ["sweep.parameters.volatility=[0.2,0.4]", "sweep.parameters.risk_aversion=[0.1,0.2]", "chunk_size=16"]
+    config = load_config("hjb_sweep", axes)
+    folder = RunFolder(tmp_path / "sweep", config)
+    folder.open(fresh=False)
+    outcome = run(config, folder, say=lambda _: None)
+    assert outcome.metrics["sweep"] == {"rows": 64, "failed": 0}
+    assert len(list((tmp_path / "sweep" / "parts").glob("*.parquet"))) == 4
+    assert len(traced) == 2  # once for the base run's metrics, once for the sweep
+
+
+def test_replayed_quotes_react_to_the_state_at_each_decision(sessions):
+    """The same tape with more volatility, toxicity or imbalance at the decisions: other orders."""
+    config = load_config("quickstart", SMALL)
+    experiment = construct(config)
+    observed = observe(sessions[0], experiment.features)
+    tape, decisions = _test_part(sessions[0], observed, experiment.execution)
+    bid, ask = calibrate_sides(intensity_rows(sessions[0], observed), experiment.intensity)
+    reference = Covariates(0.05, 0.3, 0.0, jnp.zeros(6))
+    prepared = Prepared(bid, ask, reference, tape, decisions, jnp.asarray(0.01), HostReport())
+    plan, _ = experiment.plan(stack(experiment, [{}], []), prepared)
+    policy, ok = build_policy(experiment, plan, prepared)
+    assert ok
+
+    @jax.jit
+    def resting(decisions):
+        path = replay(policy, tape, decisions, execution_rules(experiment), record="path").path
+        return path.order_ticks, path.order_size
+
+    ticks, size = resting(decisions)
+    for change in (
+        lambda d: eqx.tree_at(lambda c: c.volatility, d, 3 * d.volatility),
+        lambda d: eqx.tree_at(lambda c: c.imbalance, d, -d.imbalance),
+        lambda d: eqx.tree_at(lambda c: c.book_features, d, d.book_features + 1),
+    ):
+        other, _ = resting(change(decisions))
+        assert (np.asarray(other) != np.asarray(ticks)).mean() > 0.1
+    _, gated = resting(eqx.tree_at(lambda c: c.vpin, decisions, 0 * decisions.vpin + 0.9))
+    assert np.asarray(size).sum() > 0
+    assert np.asarray(gated).sum() == 0  # VPIN above the gate of 0.7: nothing is quoted
 
 
 def part(session: Session, rows: np.ndarray) -> Session:
