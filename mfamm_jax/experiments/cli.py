@@ -66,7 +66,7 @@ def run(
         with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
             outcome = run_experiment(loaded, folder, say=_say, progress=progress)
     except ValueError:
-        if is_new:  # bad input leaves nothing half-written behind
+        if is_new and folder.is_empty():  # bad input leaves nothing half-written behind
             shutil.rmtree(folder.root)
         raise
     if as_json:

@@ -209,7 +209,7 @@ def _scale(axis: Any, which: str, values: np.ndarray) -> None:
 
 def sweep(rows: pl.DataFrame, names: list[str], metrics: list[str]) -> str:
     """Heat maps over two parameters, lines over one, parallel coordinates over more."""
-    if len(names) > 2:
+    if len(names) > 2 or len(rows) != np.prod([rows[name].n_unique() for name in names]):
         return _parallel(rows, names, metrics[0])
     figure, axes = _axes(len(metrics))
     for axis, metric in zip(axes[0], metrics):

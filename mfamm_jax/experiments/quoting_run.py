@@ -310,7 +310,8 @@ def gradient_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arr
     return {
         "gradient": {
             "values": base,
-            "autodiff": jax.grad(expected)(factors) / base,
+            # Forward mode: three tangents need no memory of the steps, which an explicit scheme takes by the thousand.
+            "autodiff": jax.jacfwd(expected)(factors) / base,
             "finite_difference": (values[:3] - values[3:]) / (2 * step) / base,
         }
     }

@@ -49,6 +49,10 @@ class RunFolder:
         self.write_text("config.toml", self.text)
         self.write_text("resolved.toml", self.resolved)
 
+    def is_empty(self) -> bool:
+        """Whether no result has been written yet."""
+        return not any((self.root / "parts").iterdir()) and not any((self.root / "arrays").iterdir())
+
     def write_text(self, name: str, text: str) -> None:
         """Atomic."""
         partial = self.root / (name + ".partial")

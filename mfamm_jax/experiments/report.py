@@ -35,6 +35,7 @@ pre{background:#f4f5f8;padding:.8rem;overflow:auto}.warn{background:#fff4d6;padd
 )
 
 
+MOST_PARTS = 6  # figures, when the sweep has axes of words
 COARSE = 0.5  # expected fills per step
 
 
@@ -264,8 +265,12 @@ def _sweep(run: Run) -> str:
     numeric = [name for name in run.axes if run.rows[name].dtype.is_numeric()]
     failed = int((~run.rows["ok"]).sum())
     text = _note(f"{len(run.rows):,} rows, {failed} failed. Data: parts/.")
-    if numeric and len(run.rows) > 1:
-        text += _figure(run, "sweep", figures.sweep(run.rows, numeric, shown), "")
+    words = [name for name in run.axes if name not in numeric]
+    parts = run.rows.partition_by(words, maintain_order=True)[:MOST_PARTS] if words else [run.rows]
+    for i, part in enumerate(parts):
+        if numeric and len(part) > 1:
+            caption = ", ".join(f"{name} = {part[name][0]}" for name in words)
+            text += _figure(run, f"sweep-{i}" if words else "sweep", figures.sweep(part, numeric, shown), caption)
     if "pnl_std" in run.rows.columns:
         caption = "Exact mean and standard deviation of the episode P&amp;L."
         text += _figure(run, "frontier", figures.frontier(run.rows, "expected_pnl", "pnl_std"), caption)

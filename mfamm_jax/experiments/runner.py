@@ -16,7 +16,6 @@ import polars as pl
 from mfamm_jax.experiments.config import Config, construct
 from mfamm_jax.experiments.plain import flatten, plain
 from mfamm_jax.experiments.record import RunFolder, git_commit, versions
-from mfamm_jax.experiments.report import write_report
 from mfamm_jax.experiments.sweep import stack, static_paths, sweep_rows, with_values
 
 DONE, FAILED, PARTIAL, INTERRUPTED = 0, 1, 4, 130
@@ -87,6 +86,8 @@ def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progre
     manifest |= {"status": {DONE: "done", FAILED: "failed", PARTIAL: "partial"}[code]}
     manifest["wall_seconds"] = round(time.time() - started, 2)
     folder.write_json("manifest.json", manifest)
+    from mfamm_jax.experiments.report import write_report  # matplotlib: a second that errors need not wait for
+
     write_report(folder.root)
     return Outcome(code, metrics, folder.root)
 
@@ -145,9 +146,14 @@ def run_sweep(
 
 
 def _prepared_for(config: Config, folder: RunFolder, values: dict[str, Any]) -> tuple[Any, Any]:
-    """Experiment and prepared data of a group whose static settings differ from the base run's."""
+    """Experiment and prepared data of a group whose static settings differ from the base run's.
+
+    Generated data go to a folder of their own, so that the base run's stay what its report describes.
+    """
     experiment = with_values(config, values)
-    return experiment, experiment.prepare(folder.root, config.settings.seed, lambda _: None)
+    name = "-".join(str(value) for value in values.values())
+    root = folder.root / "groups" / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    return experiment, experiment.prepare(root, config.settings.seed, lambda _: None)
 
 
 def _group(

@@ -55,6 +55,8 @@ class ExplicitRK(AbstractScheme):
             relative = relative + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
             return (relative, offset + step / 6 * (o1 + 2 * o2 + 2 * o3 + o4)), None
 
+        # Reverse mode keeps one value table row by row and repeats the steps within a row.
+        @jax.checkpoint
         def row(carry, _):
             carry, _ = jax.lax.scan(substep, carry, length=self.n_substeps)
             return carry, carry
