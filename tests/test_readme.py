@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 
+import mfamm_jax
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -14,3 +16,8 @@ def test_the_readme_example_runs_and_more_risk_aversion_widens_the_spread():
     step = 1e-5
     difference = (names["half_spread"](0.1 + step) - names["half_spread"](0.1 - step)) / (2 * step)
     np.testing.assert_allclose(names["slopes"][1], difference, rtol=1e-7)
+
+
+def test_every_public_name_exists():
+    for name in mfamm_jax.__all__:
+        assert getattr(mfamm_jax, name) is not None

@@ -51,6 +51,9 @@ def quoting_metrics(prepared: Prepared, results: dict[str, Any]) -> dict[str, An
         "simulation": simulation,
         "replay": tables["replay"],
         "replay_baseline": tables["replay_baseline"],
+        "fill_ratio": {
+            side: flat[f"replay/n_{side}_fills"] / max(flat[f"replay/n_{side}_orders"], 1) for side in ("bid", "ask")
+        },
         "markouts": {f"{seconds:g} s": value for seconds, value in zip(MARKOUT_SECONDS, results["replay_markouts"])},
         "gradient": gradient,
         "truth": prepared.report["truth"],

@@ -207,17 +207,13 @@ def _fills(run: Run) -> str:
     if "replay/path/fill" not in run.arrays:
         return ""
     replayed = run.metrics["replay"]
-    names = (
-        "bid_fills",
-        "ask_fills",
-        "n_bid_fills",
-        "n_ask_fills",
-        "bid_quoted",
-        "ask_quoted",
-        "rejected",
-        "max_inventory",
-    )
-    text = _table([name.replace("_", " ") for name in names], [[replayed[name] for name in names]])
+    rows = []
+    for side in ("bid", "ask"):
+        names = (f"{side}_fills", f"n_{side}_fills", f"n_{side}_orders")
+        ratio = run.metrics["fill_ratio"][side]
+        rows.append([side, *[replayed[name] for name in names], ratio, replayed[f"{side}_quoted"]])
+    text = _table(["replayed", "lots", "fills", "orders", "fills per order", "share of time quoted"], rows)
+    text += _note(f"{replayed['rejected']} orders refused; largest inventory {number(replayed['max_inventory'])} lots.")
     text += _figure(
         run,
         "fill_rates",

@@ -101,6 +101,7 @@ class ReplayResult(eqx.Module):
         max_drawdown: Largest fall of the value from its peak.
         bid_fills, ask_fills: Lots bought and sold.
         n_bid_fills, n_ask_fills: Number of fills.
+        n_bid_orders, n_ask_orders: Orders the exchange accepted; fills per order are the fill ratio.
         bid_quoted, ask_quoted: Share of time with a resting order.
         rejected: Orders refused (post-only, inventory limit, halt, no book).
         path: Every step; only with `record = "path"`.
@@ -118,6 +119,8 @@ class ReplayResult(eqx.Module):
     ask_fills: Float[Array, ""]
     n_bid_fills: Int[Array, ""]
     n_ask_fills: Int[Array, ""]
+    n_bid_orders: Int[Array, ""]
+    n_ask_orders: Int[Array, ""]
     bid_quoted: Float[Array, ""]
     ask_quoted: Float[Array, ""]
     rejected: Int[Array, ""]
@@ -164,6 +167,7 @@ class _Book(eqx.Module):
     most: Float[Array, ""]
     fills: Sides
     n_fills: Ticks
+    n_orders: Ticks
     quoted: Sides
     rejected: Int[Array, ""]
 
@@ -236,6 +240,7 @@ def _start(tape: Tape) -> _State:
         most=zero,
         fills=zeros,
         n_fills=ticks,
+        n_orders=ticks,
         quoted=zeros,
         rejected=jnp.zeros((), jnp.int32),
     )
@@ -368,7 +373,9 @@ def _arrive(tape: Tape, config: ReplayConfig, state: _State, index: Int[Array, "
     rejected = jnp.sum(message.replaces & (message.size > 0) & (refused | (size == 0)), dtype=jnp.int32)
     fills = _Fills(lots, jnp.where(takes, paid, 0.0) * tape.tick_size)
     book = _account(tape, config, state.book, fills, config.taker_fee)
-    book = eqx.tree_at(lambda b: b.rejected, book, book.rejected + rejected)
+    accepted = (message.replaces & (size > 0) & ~refused).astype(jnp.int32)
+    counts = (book.rejected + rejected, book.n_orders + accepted)
+    book = eqx.tree_at(lambda b: (b.rejected, b.n_orders), book, counts)
     return eqx.tree_at(lambda s: (s.orders, s.book), state, (orders, _marked(book))), fills
 
 
@@ -447,6 +454,8 @@ def _result(book: _Book, seconds: Float[Array, ""], path: ReplayPath | None) -> 
         ask_fills=book.fills[1],
         n_bid_fills=book.n_fills[0],
         n_ask_fills=book.n_fills[1],
+        n_bid_orders=book.n_orders[0],
+        n_ask_orders=book.n_orders[1],
         bid_quoted=quoted[0],
         ask_quoted=quoted[1],
         rejected=book.rejected,

@@ -249,14 +249,23 @@ def test_a_session_too_short_to_fit_says_so():
         observe(session, Features())
 
 
-def test_the_lobster_experiment_runs_on_real_data(data_folder, tmp_path):
+@pytest.mark.parametrize(
+    "path",
+    [
+        "lobster_aapl_20120621",
+        pytest.param(
+            "lobster_amzn_20120621/LOBSTER_SampleFile_AMZN_2012-06-21_5.zip", marks=pytest.mark.slow, id="amzn"
+        ),
+    ],
+)
+def test_the_lobster_experiment_runs_on_real_data(data_folder, tmp_path, path):
     overrides = [
-        f"market.path={data_folder / 'lobster_aapl_20120621'}",
+        f"market.path={data_folder / path}",
         "simulation.n_paths=256",
         "sweep.hjb.risk_aversion=[0.001]",
     ]
     config = load_config("lobster", overrides)
-    folder = RunFolder(tmp_path / "aapl", config)
+    folder = RunFolder(tmp_path / "real", config)
     folder.open(fresh=False)
     metrics = run(config, folder, say=lambda _: None).metrics
     assert metrics["ok"]
@@ -265,6 +274,6 @@ def test_the_lobster_experiment_runs_on_real_data(data_folder, tmp_path):
     for side in ("bid", "ask"):
         rows = metrics["fit"][side]["coefficients"]
         assert all(np.isfinite(row["value"]) and row["standard_error"] > 0 for row in rows.values())
-    page = (tmp_path / "aapl" / "report.html").read_text()
+    page = (tmp_path / "real" / "report.html").read_text()
     assert "Fitted on the first half of the session, replayed on the second" in page
     assert metrics["gradient_error"] < 1e-5

@@ -202,6 +202,16 @@ def test_the_refresh_rule_keeps_the_place_in_the_queue():
     assert fills(FLICKER, timing=timing, refresh_ticks=1.0) == (0, 0)  # moved to 99 at 2 s, back to the end at 3 s
 
 
+def test_orders_are_counted_when_the_exchange_accepts_them():
+    timing = {"decision_interval": 1.0}
+    kept = run(FLICKER, timing=timing, refresh_ticks=2.0)
+    # The bid of 0 s fills at 3.5 s and is sent again at 4 s.
+    assert (kept.n_bid_orders, kept.n_bid_fills) == (2, 1)
+    moved = run(FLICKER, timing=timing, refresh_ticks=1.0)
+    assert (moved.n_bid_orders, moved.n_bid_fills) == (3, 0)  # 100, 99, 100
+    assert run([START, CLOSE], crossing()).n_bid_orders == 0
+
+
 def test_an_old_order_is_replaced_and_loses_its_place():
     rows = [START, (1.0, TRADE, BID, 100, 200, (100, 300, 102, 300)), (3.5, TRADE, BID, 100, 160, (100, 300, 102, 300))]
     timing = {"decision_interval": 1.0}
