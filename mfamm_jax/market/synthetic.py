@@ -96,8 +96,10 @@ def generate_session(
     if preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}")
     unknown = set(pitfalls) - set(PITFALLS)
-    if unknown or not duration > 0:
-        raise ValueError(f"pitfalls {pitfalls}, duration {duration}: expected some of {PITFALLS} and > 0 s")
+    if unknown:
+        raise ValueError(f"unknown pitfalls {', '.join(sorted(unknown))}; expected some of {', '.join(PITFALLS)}")
+    if not 0 < duration < math.inf:
+        raise ValueError(f"duration is {duration}, expected a finite number of seconds > 0")
     flow = _Flow(PRESETS[preset], seed, pitfalls)
     flow.run(duration)
     updates, books = flow.record.arrays()

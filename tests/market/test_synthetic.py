@@ -176,5 +176,7 @@ def test_pitfalls_are_planted_and_survive_the_loader(tmp_path, pitfall):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="preset is 'medium'"):
         generate_session("medium", 10.0, 0)
-    with pytest.raises(ValueError, match="pitfalls"):
+    with pytest.raises(ValueError, match="unknown pitfalls floods"):
         generate_session("small_tick", 10.0, 0, pitfalls=("floods",))
+    with pytest.raises(ValueError, match="duration is -1"):
+        generate_session("small_tick", -1.0, 0)
