@@ -254,3 +254,51 @@ def test_stationary_closed_form_matches_the_published_formula():
     assert_close(bid[0], fixture["half_spread"], float64=1e-10)
     assert_close(bid[1] - bid[0], fixture["skew_per_lot"], float64=1e-10)
     assert_close(ask[0] - ask[1], fixture["skew_per_lot"], float64=1e-10)
+
+
+def stiff_problem(horizon=60.0):
+    side = ExponentialIntensity(1.0, 1.5)
+    return HJBProblem(bid=side, ask=side, inventory_penalty=0.05, terminal_penalty=1e-3, horizon=horizon)
+
+
+def test_values_beyond_the_range_of_float32_are_carried_in_logarithms():
+    """exp(k H) spans 10^-150 here: plain float32 says that it fails, the chosen scheme agrees with float64."""
+    grid = Grid(60, 1)
+    with jax.enable_x64(True):
+        problem = stiff_problem()
+        reference = solve_hjb(problem, choose_scheme(problem, grid, Uniformization)[0], grid)
+        assert reference.result == RESULTS.successful
+        expected = [np.asarray(depth) for depth in optimal_depths(problem, reference.value.relative_value[-1])]
+    with jax.enable_x64(False):
+        problem = stiff_problem()
+        scheme, why = choose_scheme(problem, grid)
+        assert scheme.in_logarithms
+        assert "e-folds" in why
+        solution = solve_hjb(problem, scheme, grid)
+        assert solution.result == RESULTS.successful
+        found = optimal_depths(problem, solution.value.relative_value[-1])
+        plain = solve_hjb(problem, TaylorAction(scheme.n_substeps, scheme.n_terms), grid)
+        assert plain.result == RESULTS.nonfinite
+    for mine, theirs in zip(found, expected):
+        quoted = np.isfinite(theirs)
+        # Hundreds of substeps, each right to a few units in the last place of numbers up to e^64.
+        np.testing.assert_allclose(np.asarray(mine)[quoted], theirs[quoted], atol=2e-4)
+
+
+def test_both_forms_of_the_taylor_action_agree_with_their_gradients():
+    grid = Grid(8, 3)
+    scheme, _ = choose_scheme(stiff_problem(5.0), grid, TaylorAction)
+    logarithmic = TaylorAction(2 * scheme.n_substeps, scheme.n_terms, in_logarithms=True)
+
+    def value(penalty, scheme):
+        problem = eqx.tree_at(lambda p: p.inventory_penalty, stiff_problem(5.0), penalty)
+        solution = solve_hjb(problem, scheme, grid)
+        return solution.value.value, solution.result
+
+    plain, result = value(jnp.asarray(0.05), scheme)
+    other, other_result = value(jnp.asarray(0.05), logarithmic)
+    assert result == RESULTS.successful
+    assert other_result == RESULTS.successful
+    assert_close(other, plain, float64=1e-11)
+    slopes = [jax.jacrev(lambda p, s=s: value(p, s)[0])(jnp.asarray(0.05)) for s in (scheme, logarithmic)]
+    assert_close(slopes[1], slopes[0], float64=1e-10)

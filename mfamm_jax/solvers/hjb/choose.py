@@ -16,6 +16,8 @@ from mfamm_jax.solvers.hjb.uniformization import (
 
 # A Taylor sum of this norm stays below float32's largest number and needs about two terms per unit of norm.
 ACTION_NORM = 64.0
+# E-folds that may separate the largest and the smallest value before the smallest one loses digits.
+LOG_RANGE = {"float32": 80.0, "float64": 690.0}
 # Runge-Kutta steps are chosen so that step times fill rate stays below this: local error about (1/4)^5/120.
 RATE_STEP = 0.25
 
@@ -51,6 +53,29 @@ def _linear_norm(problem: HJBProblem, grid: Grid) -> float:
     return float(np.max((spread + coupling) * np.asarray(problem.horizon)))
 
 
+def _log_range(problem: HJBProblem, grid: Grid) -> float:
+    r"""Upper estimate of $k (H(0) - H(\pm Q))$, the e-folds that v spans.
+
+    The penalties paid over the horizon, or the stationary sum of $k (H(q-1) - H(q)) \le
+    \mathrm{arccosh}(1 + e k \phi q^2/(2\Lambda))$, where the fill rates carry the penalty away.
+    """
+    decay, q = np.asarray(problem.ask.decay, float)[..., None], np.arange(1, grid.max_inventory + 1)
+    slope = np.abs(np.asarray(problem.drift, float))[..., None]
+    penalty = np.asarray(problem.inventory_penalty, float)[..., None] * q**2 + slope * q
+    scale = np.minimum(np.asarray(problem.bid.scale, float), np.asarray(problem.ask.scale, float))[..., None]
+    stationary = np.sum(np.arccosh(1 + np.e * decay * penalty / (2 * scale)), axis=-1)
+    paid = (decay * penalty)[..., -1] * np.asarray(problem.horizon)
+    terminal = decay[..., 0] * np.asarray(problem.terminal_penalty) * grid.max_inventory**2
+    return float(np.max(np.minimum(paid, stationary) + terminal))
+
+
+def _action_norm_in_logarithms(problem: HJBProblem, grid: Grid) -> float:
+    """As `_linear_norm`; in logarithms the off-diagonals are the optimal policy's fill rates."""
+    decay, q = np.asarray(problem.ask.decay), grid.max_inventory
+    spread = decay * (np.asarray(problem.inventory_penalty) * q**2 + 2 * np.abs(np.asarray(problem.drift)) * q)
+    return float(np.max((spread + fill_rate_bound(problem, grid)) * np.asarray(problem.horizon)))
+
+
 def choose_scheme(
     problem: HJBProblem, grid: Grid, wanted: type[AbstractScheme] | None = None
 ) -> tuple[AbstractScheme, str]:
@@ -71,6 +96,13 @@ def choose_scheme(
         bound = fill_rate_bound(problem, grid)
         steps = max(ceil(bound * float(np.max(problem.horizon)) / grid.n_steps / RATE_STEP), 4)
         return ExplicitRK(steps), f"explicit Runge-Kutta, {steps} steps a row: {reason}"
+    span = _log_range(problem, grid)
+    if wanted is not Uniformization and span > LOG_RANGE[np.asarray(problem.horizon).dtype.name]:
+        norm = _action_norm_in_logarithms(problem, grid) / grid.n_steps
+        substeps = max(ceil(norm / ACTION_NORM), 1)
+        terms = terms_for(norm / substeps)
+        why = f"Taylor action in logarithms, {substeps} x {terms} terms a row: values may span {span:.0f} e-folds"
+        return TaylorAction(substeps, terms, in_logarithms=True), why
     norm = _linear_norm(problem, grid) / grid.n_steps
     size = 2 * grid.max_inventory + 1
     substeps = max(ceil(norm / ACTION_NORM), 1)
@@ -80,9 +112,9 @@ def choose_scheme(
     action_cost = grid.n_steps * substeps * terms * 7 * size
     squaring_cost = 24 * 7 * size**2 + squarings * 2 * size**3 + grid.n_steps * 2 * size**2
     if wanted is TaylorAction or (wanted is None and action_cost <= squaring_cost):
-        why = "asked for" if wanted else "equal decay, no depth limit, short horizon"
+        why = "asked for" if wanted else "equal decay, no depth limit, cheaper than squaring"
         return TaylorAction(substeps, terms), f"Taylor action, {substeps} x {terms} terms a row: {why}"
-    why = "asked for" if wanted else "equal decay, no depth limit, long or stiff horizon"
+    why = "asked for" if wanted else "equal decay, no depth limit, cheaper than Taylor sums"
     scheme = Uniformization(squarings, terms_for(SQUARING_NORM))
     return scheme, f"uniformisation, {squarings} squarings: {why}"
 
