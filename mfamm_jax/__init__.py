@@ -19,6 +19,7 @@ _HOME = {
     "rulebook_penalty": "mfamm_jax.solvers.hjb",
     "solve_hjb": "mfamm_jax.solvers.hjb",
     "fit_poisson": "mfamm_jax.solvers.likelihood",
+    "TripletLoss": "mfamm_jax.solvers.triplet",
     "fit_reach": "mfamm_jax.solvers.reach",
     "load_lobster": "mfamm_jax.market.loaders.lobster",
     "write_lobster": "mfamm_jax.market.loaders.lobster",

@@ -147,6 +147,9 @@ def test_list_shows_units_equations_and_usual_ranges(tmp_path):
     for text in ("vpin_smoothing", "0.25", "usual"):
         assert text in shown
     assert "risk_aversion" not in shown
+    triplet = mfamm("list", "triplet", cwd=tmp_path).stdout
+    assert "0.3" in triplet
+    assert "usual 0.2 to 0.5" in triplet
     assert mfamm("list", "nonsense", cwd=tmp_path, check=False).returncode == 2
 
 
