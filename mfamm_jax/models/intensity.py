@@ -8,6 +8,7 @@ $h(p) = \sup_{\delta \in [\delta_{min}, \delta_{max}]} \lambda(\delta)\,\psi_\xi
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -25,7 +26,7 @@ def _polynomial(x: Float[Array, "*b"], coefficients: list[float]) -> Float[Array
     return total
 
 
-def utility(margin: Float[Array, "*b"], fill_risk_aversion: Float[Array, ""]) -> Float[Array, "*b"]:
+def utility(margin: Float[Array, "*b"], fill_risk_aversion: Float[Array, "..."]) -> Float[Array, "*b"]:
     r"""$\psi_\xi(x) = (1 - e^{-\xi x})/\xi$, continuous with all first derivatives at $\xi = 0$."""
     u = fill_risk_aversion * margin
     small = jnp.abs(u) < SERIES_BELOW
@@ -53,9 +54,9 @@ class AbstractIntensity(Checked):
     def best_margin(
         self,
         cost: Float[Array, "*b"],
-        fill_risk_aversion: Float[Array, ""],
-        min_depth: Float[Array, ""],
-        max_depth: Float[Array, ""],
+        fill_risk_aversion: Float[Array, "..."],
+        min_depth: Float[Array, "..."],
+        max_depth: Float[Array, "..."],
     ) -> Float[Array, "*b"]:
         """Depth minus cost of the best quote within the limits; +-inf = no limit."""
 
@@ -63,16 +64,32 @@ class AbstractIntensity(Checked):
         """Fills per second at a depth."""
         return jnp.exp(self.log_intensity(depth))
 
+    @abc.abstractmethod
+    def scaled(self, factor: Float[Array, "..."] | float) -> "AbstractIntensity":
+        """The same curve with every fill rate multiplied."""
+
     def hamiltonian(
         self,
         cost: Float[Array, "*b"],
-        fill_risk_aversion: Float[Array, ""],
-        min_depth: Float[Array, ""],
-        max_depth: Float[Array, ""],
+        fill_risk_aversion: Float[Array, "..."],
+        min_depth: Float[Array, "..."],
+        max_depth: Float[Array, "..."],
     ) -> Float[Array, "*b"]:
         r"""$h(p)$. Its derivative in p is minus the (utility-weighted) fill rate, clamped or not (envelope)."""
+        return self.hamiltonian_and_rate(cost, fill_risk_aversion, min_depth, max_depth)[0]
+
+    def hamiltonian_and_rate(
+        self,
+        cost: Float[Array, "*b"],
+        fill_risk_aversion: Float[Array, "..."],
+        min_depth: Float[Array, "..."],
+        max_depth: Float[Array, "..."],
+    ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+        r"""$h(p)$ and $-h'(p) = \lambda(\delta^*)\,e^{-\xi(\delta^* - p)}$, the fill rate at $\xi = 0$ [1/s]."""
         margin = self.best_margin(cost, fill_risk_aversion, min_depth, max_depth)
-        return self(cost + margin) * utility(margin, fill_risk_aversion)
+        rate = self(cost + margin)
+        gain = utility(margin, fill_risk_aversion)
+        return rate * gain, rate * (1 - fill_risk_aversion * gain)
 
 
 class ExponentialIntensity(AbstractIntensity):
@@ -95,11 +112,15 @@ class ExponentialIntensity(AbstractIntensity):
         """Logarithm of the fill rate."""
         return jnp.log(self.scale) - self.decay * depth
 
-    def natural_margin(self, fill_risk_aversion: Float[Array, ""]) -> Float[Array, ""]:
+    def scaled(self, factor: Float[Array, "..."] | float) -> "ExponentialIntensity":
+        """Multiplies the scale."""
+        return ExponentialIntensity(self.scale * factor, self.decay)
+
+    def natural_margin(self, fill_risk_aversion: Float[Array, "..."]) -> Float[Array, "..."]:
         r"""Margin of an unclamped quote: $1/k$, or $\ln(1 + \xi/k)/\xi$ with CARA weight on fills."""
         return log1p_ratio(fill_risk_aversion / self.decay) / self.decay
 
-    def log_coupling(self, fill_risk_aversion: Float[Array, ""]) -> Float[Array, ""]:
+    def log_coupling(self, fill_risk_aversion: Float[Array, "..."]) -> Float[Array, "..."]:
         r"""$\ln(\Lambda C_\xi)$ with $C_\xi = (1+\xi/k)^{-(1+k/\xi)}$: unclamped, $k\,h(p) = \Lambda C_\xi e^{-kp}$."""
         w = fill_risk_aversion / self.decay
         return jnp.log(self.scale) - jnp.log1p(w) - log1p_ratio(w)
@@ -107,12 +128,24 @@ class ExponentialIntensity(AbstractIntensity):
     def best_margin(
         self,
         cost: Float[Array, "*b"],
-        fill_risk_aversion: Float[Array, ""],
-        min_depth: Float[Array, ""],
-        max_depth: Float[Array, ""],
+        fill_risk_aversion: Float[Array, "..."],
+        min_depth: Float[Array, "..."],
+        max_depth: Float[Array, "..."],
     ) -> Float[Array, "*b"]:
         """The natural margin, clipped: clipping the margin rather than the depth does not cancel digits."""
         return jnp.clip(self.natural_margin(fill_risk_aversion), min_depth - cost, max_depth - cost)
+
+
+def gate_factor(
+    value: Float[Array, ""], gate: Float[Array, ""], width: Float[Array, ""], reduced: Float[Array, ""]
+) -> Float[Array, ""]:
+    r"""$1 - (1 - s_{min})\,\mathrm{sigmoid}((x - gate)/w)$; a step (full size at the gate itself) when w = 0.
+
+    Multiplies the size of a quote, or the fill intensity in the solver: `intensity.scaled(gate_factor(vpin, ...))`.
+    """
+    safe = jnp.where(width > 0, width, 1.0)
+    above = jnp.where(width > 0, jax.nn.sigmoid((value - gate) / safe), jnp.where(value > gate, 1.0, 0.0))
+    return 1.0 - (1.0 - reduced) * above
 
 
 class LogLinearScale(eqx.Module):

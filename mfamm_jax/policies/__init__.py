@@ -6,7 +6,6 @@ from mfamm_jax.policies.rules import (
     RuledPolicy,
     SymmetricPolicy,
     apply_rules,
-    gate_factor,
     round_to_ticks,
 )
 from mfamm_jax.policies.value_table import (
@@ -29,7 +28,6 @@ __all__ = [
     "ValueTablePolicy",
     "apply_rules",
     "constant_scale",
-    "gate_factor",
     "largest_problem",
     "round_to_ticks",
     "tabulate",

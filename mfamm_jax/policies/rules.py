@@ -1,10 +1,10 @@
 r"""Rules every desk puts around model quotes: spread limits and the VPIN and imbalance gates."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfamm_jax.fields import Checked, real_field
+from mfamm_jax.models.intensity import gate_factor
 from mfamm_jax.policies.quotes import AbstractPolicy, MarketState, Quotes
 
 
@@ -39,15 +39,6 @@ class QuoteRules(Checked):
     imbalance_reduced_size: Float[Array, ""] = real_field(
         default=1.0, lower=0.0, upper=1.0, help="fraction of the threatened side's size; 1 = gate off"
     )
-
-
-def gate_factor(
-    value: Float[Array, ""], gate: Float[Array, ""], width: Float[Array, ""], reduced: Float[Array, ""]
-) -> Float[Array, ""]:
-    r"""$1 - (1 - s_{min})\,\mathrm{sigmoid}((x - gate)/w)$; a step (full size at the gate itself) when w = 0."""
-    safe = jnp.where(width > 0, width, 1.0)
-    above = jnp.where(width > 0, jax.nn.sigmoid((value - gate) / safe), jnp.where(value > gate, 1.0, 0.0))
-    return 1.0 - (1.0 - reduced) * above
 
 
 def apply_rules(rules: QuoteRules, quotes: Quotes, vpin: Float[Array, ""], imbalance: Float[Array, ""]) -> Quotes:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfamm_jax.models import ExponentialIntensity, LogLinearScale
+from mfamm_jax.models import ExponentialIntensity, LogLinearScale, gate_factor
 from mfamm_jax.policies import (
     Covariates,
     MarketState,
@@ -14,7 +14,6 @@ from mfamm_jax.policies import (
     SymmetricPolicy,
     TableAxes,
     apply_rules,
-    gate_factor,
     largest_problem,
     round_to_ticks,
     tabulate,
