@@ -3,6 +3,7 @@
 from mfamm_jax.solvers.hjb.choose import choose_scheme
 from mfamm_jax.solvers.hjb.explicit import ExplicitRK
 from mfamm_jax.solvers.hjb.problem import (
+    AbstractProblem,
     AbstractScheme,
     Grid,
     HJBProblem,
@@ -12,13 +13,24 @@ from mfamm_jax.solvers.hjb.problem import (
     rulebook_penalty,
     solve_hjb,
 )
+from mfamm_jax.solvers.hjb.states import (
+    BoxGrid,
+    MultiAssetProblem,
+    RegimeProblem,
+    signal_generator,
+    solve_intervals,
+)
 from mfamm_jax.solvers.hjb.uniformization import TaylorAction, Uniformization
 
 __all__ = [
+    "AbstractProblem",
     "AbstractScheme",
+    "BoxGrid",
     "ExplicitRK",
     "Grid",
     "HJBProblem",
+    "MultiAssetProblem",
+    "RegimeProblem",
     "TaylorAction",
     "Uniformization",
     "ValueTable",
@@ -26,5 +38,7 @@ __all__ = [
     "indifference_costs",
     "optimal_depths",
     "rulebook_penalty",
+    "signal_generator",
     "solve_hjb",
+    "solve_intervals",
 ]

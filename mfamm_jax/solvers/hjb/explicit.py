@@ -1,4 +1,6 @@
-"""Fixed-step explicit Runge-Kutta in the gauge H - H(0): any intensity, clamps, asymmetric decay."""
+"""Fixed-step explicit Runge-Kutta in the gauge H - H(0): any problem, intensity, clamps, asymmetric decay."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,29 +8,11 @@ from jaxtyping import Array, Float
 
 from mfamm_jax.fields import static_field
 from mfamm_jax.results import RESULTS, Solution
-from mfamm_jax.solvers.hjb.problem import AbstractScheme, Grid, HJBProblem, ValueTable, indifference_costs
+from mfamm_jax.solvers.hjb.certificates import certificates, over_states
+from mfamm_jax.solvers.hjb.problem import AbstractProblem, AbstractScheme, ValueTable
 
-# RK4 is stable for dt |eigenvalue| <= 2.785; the generator's eigenvalues lie within twice the largest total fill rate.
+# RK4 is stable for dt |eigenvalue| <= 2.785; the generator's eigenvalues lie within twice the largest exit rate.
 STABLE_RATE_STEP = 2.785 / 2
-
-
-def value_rate(
-    problem: HJBProblem, inventory: Float[Array, " inventory"], relative_value: Float[Array, " inventory"]
-) -> Float[Array, " inventory"]:
-    r"""$dH/d\tau$, the right-hand side of the equation in `problem`."""
-    bid_cost, ask_cost = indifference_costs(problem, relative_value)
-    gain = jnp.pad(problem.hamiltonian(ask_cost, "ask"), (1, 0)) + jnp.pad(problem.hamiltonian(bid_cost, "bid"), (0, 1))
-    return problem.drift * inventory - problem.inventory_penalty * inventory**2 + gain
-
-
-def fill_rate(problem: HJBProblem, relative_value: Float[Array, " inventory"]) -> Float[Array, " inventory"]:
-    """Total fill rate [1/s] of the optimal quotes per inventory: minus the slope of the Hamiltonians."""
-    bid_cost, ask_cost = indifference_costs(problem, relative_value)
-
-    def rate(cost, side):
-        return -jax.vmap(jax.grad(lambda p: problem.hamiltonian(p, side)))(cost)
-
-    return jnp.pad(rate(ask_cost, "ask"), (1, 0)) + jnp.pad(rate(bid_cost, "bid"), (0, 1))
 
 
 class ExplicitRK(AbstractScheme):
@@ -36,15 +20,15 @@ class ExplicitRK(AbstractScheme):
 
     n_substeps: int = static_field(default=32, lower=1, help="Runge-Kutta steps per row of the table")
 
-    def solve(self, problem: HJBProblem, grid: Grid) -> Solution:
+    def solve(
+        self, problem: AbstractProblem, grid: Any, start: Float[Array, "inventory *rest"] | None = None
+    ) -> Solution:
         """Steps the value table; flags steps outside the stability bound."""
-        inventory = grid.inventory
-        middle = grid.max_inventory
         step = problem.horizon / (grid.n_steps * self.n_substeps)
 
         def slope(relative):
-            rate = value_rate(problem, inventory, relative)
-            return rate - rate[middle], rate[middle]
+            rate = problem.value_rate(relative)
+            return rate - problem.gauge(rate), problem.gauge(rate)
 
         def substep(carry, _):
             relative, offset = carry
@@ -61,15 +45,20 @@ class ExplicitRK(AbstractScheme):
             carry, _ = jax.lax.scan(substep, carry, length=self.n_substeps)
             return carry, carry
 
-        start = -problem.terminal_penalty * inventory**2
-        zero = jnp.zeros_like(problem.horizon + start[middle])
-        _, (relative, offset) = jax.lax.scan(row, (start + zero, zero), length=grid.n_steps)
-        relative = jnp.concatenate([start[None] + zero, relative])
-        offset = jnp.concatenate([zero[None], offset])
-        time_left = problem.horizon * jnp.linspace(0.0, 1.0, grid.n_steps + 1)
-        rate_step = step * jnp.max(jax.vmap(lambda v: fill_rate(problem, v))(jax.lax.stop_gradient(relative)))
+        start = problem.terminal_value(grid) if start is None else start
+        # The full shape and dtype of a step, whatever axes the parameters bring.
+        start = start + jnp.zeros_like(problem.value_rate(start) * step)
+        first = problem.gauge(start)
+        start = start - first
+        _, (relative, offset) = jax.lax.scan(row, (start, first), length=grid.n_steps)
+        relative = jnp.concatenate([start[None], relative])
+        offset = jnp.concatenate([first[None], offset])
+        times = jnp.linspace(0.0, 1.0, grid.n_steps + 1)
+        table = ValueTable(jnp.multiply.outer(times, problem.horizon), relative, offset)
+        rates = jax.vmap(problem.exit_rate)(jax.lax.stop_gradient(relative))
+        rate_step = step * over_states(jnp.max, problem, rates)
         result = RESULTS.where(rate_step <= STABLE_RATE_STEP, RESULTS.successful, RESULTS.unstable_step)
-        finite = jnp.isfinite(relative).all() & jnp.isfinite(offset).all()
+        finite = over_states(jnp.all, problem, jnp.isfinite(relative)) & jnp.isfinite(offset).all(axis=0)
         result = RESULTS.where(finite, result, RESULTS.nonfinite)
         stats = {"n_steps": jnp.asarray(grid.n_steps * self.n_substeps), "rate_step": rate_step}
-        return Solution(ValueTable(time_left, relative, offset), result, stats)
+        return Solution(table, result, stats | certificates(problem, table))

@@ -10,8 +10,10 @@ in which volatility cannot widen the spread; docs/equations.md has the derivatio
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -20,7 +22,32 @@ from mfamm_jax.models.intensity import AbstractIntensity
 from mfamm_jax.results import Solution
 
 
-class HJBProblem(Checked):
+class AbstractProblem(Checked):
+    """Dynamics of a value function. Its array leads with inventory; axes of a batch of parameters, if any, trail.
+
+    Every scheme that is not tied to one structure works on any of these through the methods below.
+    """
+
+    horizon: eqx.AbstractVar[Float[Array, "*batch"]]
+
+    @abc.abstractmethod
+    def terminal_value(self, grid: Any) -> Float[Array, "inventory *rest"]:
+        """H with no time left [price lot]."""
+
+    @abc.abstractmethod
+    def value_rate(self, value: Float[Array, "inventory *rest"]) -> Float[Array, "inventory *rest"]:
+        r"""$dH/d\tau$ [price lot/s]; a constant added to the value changes nothing."""
+
+    @abc.abstractmethod
+    def exit_rate(self, value: Float[Array, "inventory *rest"]) -> Float[Array, "inventory *rest"]:
+        """Rate [1/s] at which the state is left under the optimal quotes: half the bound on the generator's eigenvalues."""
+
+    @abc.abstractmethod
+    def gauge(self, value: Float[Array, "inventory *rest"]) -> Float[Array, "*batch"]:
+        """The entry that is carried apart: inventory 0."""
+
+
+class HJBProblem(AbstractProblem):
     r"""What the market maker maximises, over prices and seconds in consistent units, inventory in lots.
 
     Args:
@@ -36,6 +63,7 @@ class HJBProblem(Checked):
         fill_risk_aversion: $\xi$ [1/price]; 0 = risk-neutral in fills.
         min_depth: Smallest depth that may be quoted [price]; -inf = none.
         max_depth: Largest depth that may be quoted [price]; inf = none.
+        may_withdraw: Leave a side unquoted where every allowed depth loses; the rulebook's set A has no such choice.
     """
 
     bid: AbstractIntensity
@@ -50,13 +78,64 @@ class HJBProblem(Checked):
     min_depth: Float[Array, ""] = real_field(default=-jnp.inf, unit="price", source="(1), set A")
     max_depth: Float[Array, ""] = real_field(default=jnp.inf, unit="price", source="(1), set A")
 
+    may_withdraw: bool = static_field(default=False, help="leave a side unquoted where every allowed depth loses")
+
+    def __check_init__(self) -> None:
+        low, high = self.min_depth, self.max_depth
+        if not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer) and bool(jnp.any(low > high)):
+            raise ValueError(f"HJBProblem.min_depth {low} exceeds max_depth {high}: no quote is allowed")
+
     def margin(self, cost: Float[Array, "*b"], side: str) -> Float[Array, "*b"]:
-        """Depth minus cost of the best quote of a side, `"bid"` or `"ask"`."""
-        return getattr(self, side).best_margin(cost, self.fill_risk_aversion, self.min_depth, self.max_depth)
+        """Depth minus cost of the best quote of a side, `"bid"` or `"ask"`; NaN where the side is withdrawn."""
+        limits = self.fill_risk_aversion, self.min_depth, self.max_depth
+        margin = getattr(self, side).best_margin(cost, *limits)
+        return jnp.where(margin > 0, margin, jnp.nan) if self.may_withdraw else margin
 
     def hamiltonian(self, cost: Float[Array, "*b"], side: str) -> Float[Array, "*b"]:
         """$h(cost)$ of a side."""
-        return getattr(self, side).hamiltonian(cost, self.fill_risk_aversion, self.min_depth, self.max_depth)
+        return self.hamiltonian_and_rate(cost, side)[0]
+
+    def hamiltonian_and_rate(
+        self, cost: Float[Array, "*b"], side: str
+    ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+        """$h(cost)$ and $-h'(cost)$ of a side."""
+        gain, rate = getattr(self, side).hamiltonian_and_rate(
+            cost, self.fill_risk_aversion, self.min_depth, self.max_depth
+        )
+        if not self.may_withdraw:
+            return gain, rate
+        return jnp.maximum(gain, 0.0), jnp.where(gain > 0, rate, 0.0)
+
+    def terminal_value(self, grid: "Grid") -> Float[Array, "inventory *rest"]:
+        """(9)."""
+        return -self.terminal_penalty * column(grid.inventory, self.terminal_penalty.ndim) ** 2
+
+    def value_rate(self, value: Float[Array, "inventory *rest"]) -> Float[Array, "inventory *rest"]:
+        """The right-hand side above."""
+        inventory = column(jnp.arange(value.shape[0], dtype=value.dtype) - value.shape[0] // 2, value.ndim - 1)
+        bid_cost, ask_cost = indifference_costs(self, value, axis=0)
+        gain = _shift(self.hamiltonian(ask_cost, "ask"), 1) + _shift(self.hamiltonian(bid_cost, "bid"), -1)
+        return self.drift * inventory - self.inventory_penalty * inventory**2 + gain
+
+    def exit_rate(self, value: Float[Array, "inventory *rest"]) -> Float[Array, "inventory *rest"]:
+        """Total fill rate of the optimal quotes."""
+        bid_cost, ask_cost = indifference_costs(self, value, axis=0)
+        ask, bid = (self.hamiltonian_and_rate(c, side)[1] for c, side in ((ask_cost, "ask"), (bid_cost, "bid")))
+        return _shift(ask, 1) + _shift(bid, -1)
+
+    def gauge(self, value: Float[Array, "inventory *rest"]) -> Float[Array, "*batch"]:
+        """Inventory 0."""
+        return value[value.shape[0] // 2]
+
+
+def column(x: Float[Array, " inventory"], n_trailing: int) -> Float[Array, "inventory *ones"]:
+    """Appends axes of length one, so that parameters with trailing axes broadcast."""
+    return x.reshape(-1, *(1,) * n_trailing)
+
+
+def _shift(x: Float[Array, "less *rest"], by: int) -> Float[Array, "inventory *rest"]:
+    """Zero in place of the missing first (by = 1) or last (by = -1) inventory: no ask at -Q, no bid at Q."""
+    return jnp.pad(x, [(1, 0) if by > 0 else (0, 1)] + [(0, 0)] * (x.ndim - 1))
 
 
 def rulebook_penalty(
@@ -87,17 +166,18 @@ class ValueTable(eqx.Module):
         offset: $H(0, \tau)$ [price lot].
     """
 
-    time_left: Float[Array, " time"]
-    relative_value: Float[Array, "time inventory"]
-    offset: Float[Array, " time"]
+    time_left: Float[Array, "time *batch"]
+    relative_value: Float[Array, "time inventory *rest"]
+    offset: Float[Array, "time *batch"]
 
     @property
-    def value(self) -> Float[Array, "time inventory"]:
+    def value(self) -> Float[Array, "time inventory *rest"]:
         """$H(q, \tau)$."""
-        return self.relative_value + self.offset[:, None]
+        between = (1,) * (self.relative_value.ndim - self.offset.ndim)
+        return self.relative_value + self.offset.reshape(self.offset.shape[0], *between, *self.offset.shape[1:])
 
     @property
-    def initial_value(self) -> Float[Array, " inventory"]:
+    def initial_value(self) -> Float[Array, "inventory *rest"]:
         """$H(q)$ with the whole horizon left."""
         return self.relative_value[-1] + self.offset[-1]
 
@@ -106,11 +186,13 @@ class AbstractScheme(Checked):
     """How the equation is integrated."""
 
     @abc.abstractmethod
-    def solve(self, problem: HJBProblem, grid: Grid) -> Solution:
-        """Solution whose value is a `ValueTable`."""
+    def solve(
+        self, problem: AbstractProblem, grid: Any, start: Float[Array, "inventory *rest"] | None = None
+    ) -> Solution:
+        """Solution whose value is a `ValueTable`; `start` replaces the value with no time left."""
 
 
-def solve_hjb(problem: HJBProblem, scheme: AbstractScheme, grid: Grid) -> Solution:
+def solve_hjb(problem: AbstractProblem, scheme: AbstractScheme, grid: Any) -> Solution:
     """Solves the market maker's HJB equation. Pure: jit, vmap and differentiate it as needed.
 
     Args:
@@ -119,25 +201,35 @@ def solve_hjb(problem: HJBProblem, scheme: AbstractScheme, grid: Grid) -> Soluti
         grid: Inventories and times of the answer.
 
     Returns:
-        `Solution` with a `ValueTable`; `result` says whether the scheme applied.
+        `Solution` with a `ValueTable`; `result` says whether the scheme applied, `stats` how trustworthy the table is:
+        `concavity_violation` and `monotonicity_violation` [price], `clamp_activity` (share of quotes at a depth limit) and
+        what the scheme reports about its own steps.
     """
     return scheme.solve(problem, grid)
 
 
 def indifference_costs(
-    problem: HJBProblem, relative_value: Float[Array, "*t inventory"]
-) -> tuple[Float[Array, "*t less"], Float[Array, "*t less"]]:
-    r"""$p^\pm + \epsilon^\pm$: what a fill costs. Bid costs belong to inventories -Q..Q-1, ask costs to -Q+1..Q."""
-    rise = relative_value[..., 1:] - relative_value[..., :-1]
+    problem: HJBProblem, relative_value: Float[Array, "..."], axis: int = -1
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    r"""$p^\pm + \epsilon^\pm$: what a fill costs. Bid costs belong to inventories -Q..Q-1, ask costs to -Q+1..Q of `axis`."""
+    size = relative_value.shape[axis]
+    upper = jax.lax.slice_in_dim(relative_value, 1, size, axis=axis)
+    rise = upper - jax.lax.slice_in_dim(relative_value, 0, size - 1, axis=axis)
     return problem.bid_adverse_selection - rise, problem.ask_adverse_selection + rise
 
 
 def optimal_depths(
-    problem: HJBProblem, relative_value: Float[Array, "*t inventory"]
-) -> tuple[Float[Array, "*t inventory"], Float[Array, "*t inventory"]]:
-    """(10): best bid and ask depth [price]; NaN where a side is not quoted (bid at Q, ask at -Q)."""
-    bid_cost, ask_cost = indifference_costs(problem, relative_value)
-    unquoted = jnp.full((*relative_value.shape[:-1], 1), jnp.nan, relative_value.dtype)
-    bid = jnp.concatenate([bid_cost + problem.margin(bid_cost, "bid"), unquoted], axis=-1)
-    ask = jnp.concatenate([unquoted, ask_cost + problem.margin(ask_cost, "ask")], axis=-1)
+    problem: HJBProblem, relative_value: Float[Array, "..."], axis: int = -1
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """(10): best bid and ask depth [price]; NaN where a side is not quoted (bid at Q, ask at -Q).
+
+    Args:
+        problem: One asset; parameters with a regime axis broadcast against the axes after `axis`.
+        relative_value: Value, up to a constant.
+        axis: Of the inventory.
+    """
+    bid_cost, ask_cost = indifference_costs(problem, relative_value, axis)
+    unquoted = jnp.full_like(jax.lax.slice_in_dim(relative_value, 0, 1, axis=axis), jnp.nan)
+    bid = jnp.concatenate([bid_cost + problem.margin(bid_cost, "bid"), unquoted], axis=axis)
+    ask = jnp.concatenate([unquoted, ask_cost + problem.margin(ask_cost, "ask")], axis=axis)
     return bid, ask

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from mfamm_jax.fields import static_field
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.results import RESULTS, Solution
+from mfamm_jax.solvers.hjb.certificates import certificates
 from mfamm_jax.solvers.hjb.problem import AbstractScheme, Grid, HJBProblem, ValueTable, optimal_depths
 
 # One Taylor sum covers this much of the shifted norm in the squaring scheme; more wastes terms, less wastes squarings.
@@ -37,15 +38,16 @@ def linear_generator(
     return diagonal, to_lower, to_upper
 
 
-def _table(problem: HJBProblem, grid: Grid, log_v: Float[Array, "time inventory"], norm, limit) -> Solution:
+def _table(problem: HJBProblem, grid: Grid, start, log_v: Float[Array, "time inventory"], norm, limit) -> Solution:
     """Value table from ln v per time; `norm` is the shifted norm the Taylor sum met, `limit` what it can take."""
     middle, decay = grid.max_inventory, problem.ask.decay
-    start = -problem.terminal_penalty * grid.inventory**2
     relative = (log_v - log_v[:, middle, None]) / decay
-    offset = jnp.concatenate([jnp.zeros(1, log_v.dtype), log_v[:, middle] / decay])
+    # v starts from the value in its gauge: the first offset comes on top.
+    first = start[middle]
+    offset = first + jnp.concatenate([jnp.zeros(1, log_v.dtype), log_v[:, middle] / decay])
     table = ValueTable(
         problem.horizon * jnp.linspace(0.0, 1.0, grid.n_steps + 1),
-        jnp.concatenate([start[None], relative]),
+        jnp.concatenate([(start - first)[None], relative]),
         offset,
     )
     unlimited = jax.lax.stop_gradient(relative)
@@ -63,7 +65,8 @@ def _table(problem: HJBProblem, grid: Grid, log_v: Float[Array, "time inventory"
     result = RESULTS.where(norm <= limit, result, RESULTS.too_few_terms)
     result = RESULTS.where(problem.bid.decay == problem.ask.decay, result, RESULTS.unequal_decay)
     finite = jnp.isfinite(relative).all() & jnp.isfinite(offset).all()
-    return Solution(table, RESULTS.where(finite, result, RESULTS.nonfinite), {"norm": norm})
+    result = RESULTS.where(finite, result, RESULTS.nonfinite)
+    return Solution(table, result, {"norm": norm} | certificates(problem, table))
 
 
 class Uniformization(AbstractScheme):
@@ -79,9 +82,11 @@ class Uniformization(AbstractScheme):
     n_squarings: int = static_field(default=10, lower=0, help="squarings of the step matrix")
     n_terms: int = static_field(default=24, lower=4, help="Taylor terms")
 
-    def solve(self, problem: HJBProblem, grid: Grid) -> Solution:
+    def solve(self, problem: HJBProblem, grid: Grid, start: Float[Array, " inventory"] | None = None) -> Solution:
         """One step matrix, then one product per row of the table."""
         diagonal, to_lower, to_upper = linear_generator(problem, grid)
+        terminal = problem.terminal_value(grid) if start is None else start
+        relative = terminal - problem.gauge(terminal)
         step = problem.horizon / grid.n_steps
         shift = -jnp.min(diagonal)
         scaled = step / 2**self.n_squarings
@@ -117,10 +122,10 @@ class Uniformization(AbstractScheme):
             carry = (v / top, log_v_scale + log_scale + jnp.log(top) - shift * step)
             return carry, jnp.log(carry[0]) + carry[1]
 
-        start = jnp.exp(-problem.ask.decay * problem.terminal_penalty * grid.inventory**2)
+        start = jnp.exp(problem.ask.decay * relative)
         _, log_v = jax.lax.scan(advance, (start, 0.0 * scaled), length=grid.n_steps)
         norm = (shift + jnp.max(diagonal) + to_lower + to_upper) * scaled
-        return _table(problem, grid, log_v, norm, most_norm(self.n_terms))
+        return _table(problem, grid, terminal, log_v, norm, most_norm(self.n_terms))
 
 
 class TaylorAction(AbstractScheme):
@@ -137,9 +142,11 @@ class TaylorAction(AbstractScheme):
     n_terms: int = static_field(default=64, lower=4, help="Taylor terms")
     in_logarithms: bool = static_field(default=False, help="for values that span more than the precision's range")
 
-    def solve(self, problem: HJBProblem, grid: Grid) -> Solution:
+    def solve(self, problem: HJBProblem, grid: Grid, start: Float[Array, " inventory"] | None = None) -> Solution:
         """Applies the exponential row by row."""
         diagonal, to_lower, to_upper = linear_generator(problem, grid)
+        terminal = problem.terminal_value(grid) if start is None else start
+        relative = terminal - problem.gauge(terminal)
         step = problem.horizon / (grid.n_steps * self.n_substeps)
         shift = -jnp.min(diagonal)
         shifted, below, above = (diagonal + shift) * step, to_lower * step, to_upper * step
@@ -175,11 +182,11 @@ class TaylorAction(AbstractScheme):
             log_v = carry[0] if self.in_logarithms else jnp.log(carry[0])
             return carry, (log_v + carry[1], jnp.max(rates))
 
-        start = -problem.ask.decay * problem.terminal_penalty * grid.inventory**2 + 0.0 * step
+        start = problem.ask.decay * relative + 0.0 * step
         start = start if self.in_logarithms else jnp.exp(start)
         _, (log_v, rates) = jax.lax.scan(row, (start, 0.0 * step), length=grid.n_steps)
         norm = (shift + jnp.max(diagonal)) * step + jnp.max(rates)
-        return _table(problem, grid, log_v, norm, most_norm(self.n_terms))
+        return _table(problem, grid, terminal, log_v, norm, most_norm(self.n_terms))
 
 
 def most_norm(n_terms: int) -> float:
