@@ -3,6 +3,9 @@
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 
 class RESULTS(eqx.Enumeration):
@@ -14,7 +17,13 @@ class RESULTS(eqx.Enumeration):
     too_few_terms = 'the horizon is too stiff for the chosen terms: raise n_squarings or n_substeps, or scheme = "auto"'
     clamp_binds = 'a depth limit binds, so a linear scheme does not apply: use scheme = "explicit"'
     unequal_decay = 'bid and ask decay differ, so a linear scheme does not apply: use scheme = "explicit"'
+    policy_not_converged = 'the policy iteration did not converge: raise n_iterations, or use precision = "float64"'
     not_converged = "the iteration did not converge: check for covariates without events or collinear covariates"
+
+
+def when(condition: Bool[Array, "*batch"], then: RESULTS, otherwise: RESULTS) -> RESULTS:
+    """As `RESULTS.where`, entry by entry for a batch of conditions."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
 
 
 class Solution(eqx.Module):

@@ -261,9 +261,14 @@ def test_trailing_axes_solve_a_batch():
     batch = jax.tree.map(lambda x: jnp.broadcast_to(x, (3,)), symmetric())
     batch = eqx.tree_at(lambda p: p.inventory_penalty, batch, penalties)
     together = solve_hjb(batch, scheme, grid)
-    rows = jax.vmap(lambda phi: solve_hjb(symmetric(inventory_penalty=phi), scheme, grid))(penalties)
-    assert_close(jnp.moveaxis(together.value.value, -1, 0), rows.value.value, float64=1e-12)
-    assert_close(together.stats["rate_step"], rows.stats["rate_step"], float64=1e-12)
+
+    def row(phi):
+        solution = solve_hjb(symmetric(inventory_penalty=phi), scheme, grid)
+        return solution.value.value, solution.stats
+
+    values, stats = jax.vmap(row)(penalties)
+    assert_close(jnp.moveaxis(together.value.value, -1, 0), values, float64=1e-12)
+    assert_close(together.stats["rate_step"], stats["rate_step"], float64=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Optimal quotes from the Hamilton-Jacobi-Bellman equation (8)-(10)."""
 
 from mfamm_jax.solvers.hjb.choose import choose_scheme
+from mfamm_jax.solvers.hjb.ergodic import Ergodic
 from mfamm_jax.solvers.hjb.explicit import ExplicitRK
+from mfamm_jax.solvers.hjb.fluid import fluid_limit
 from mfamm_jax.solvers.hjb.problem import (
     AbstractProblem,
     AbstractScheme,
@@ -26,6 +28,7 @@ __all__ = [
     "AbstractProblem",
     "AbstractScheme",
     "BoxGrid",
+    "Ergodic",
     "ExplicitRK",
     "Grid",
     "HJBProblem",
@@ -35,6 +38,7 @@ __all__ = [
     "Uniformization",
     "ValueTable",
     "choose_scheme",
+    "fluid_limit",
     "indifference_costs",
     "optimal_depths",
     "rulebook_penalty",

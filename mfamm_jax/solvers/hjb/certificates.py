@@ -19,7 +19,11 @@ def assets_of(problem: AbstractProblem) -> list[tuple[int, HJBProblem]]:
     """Quoted assets with the axis of their inventory in a value."""
     if isinstance(problem, MultiAssetProblem):
         return list(enumerate(problem.assets))
-    return [(0, problem.regimes if isinstance(problem, RegimeProblem) else problem)]
+    if isinstance(problem, RegimeProblem):
+        return [(0, problem.regimes)]
+    if isinstance(problem, HJBProblem):
+        return [(0, problem)]
+    raise ValueError(f"no quoted asset known in {type(problem).__name__}")
 
 
 def certificates(problem: AbstractProblem, table: ValueTable) -> dict[str, Array]:
@@ -29,7 +33,7 @@ def certificates(problem: AbstractProblem, table: ValueTable) -> dict[str, Array
     coarse steps, or fill curves whose Hamiltonian is not convex.
     """
     problem, relative = jax.lax.stop_gradient((problem, table.relative_value))
-    concavity, monotonicity, at_limit, quoted = 0.0, 0.0, 0, 0
+    concavity = monotonicity = at_limit = quoted = jnp.zeros_like(problem.horizon)
     for axis, asset in assets_of(problem):
         axis = axis + 1  # time leads
         bid, ask = optimal_depths(asset, relative, axis)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfamm_jax.fields import static_field
-from mfamm_jax.results import RESULTS, Solution
+from mfamm_jax.results import RESULTS, Solution, when
 from mfamm_jax.solvers.hjb.certificates import certificates, over_states
 from mfamm_jax.solvers.hjb.problem import AbstractProblem, AbstractScheme, ValueTable
 
@@ -57,8 +57,8 @@ class ExplicitRK(AbstractScheme):
         table = ValueTable(jnp.multiply.outer(times, problem.horizon), relative, offset)
         rates = jax.vmap(problem.exit_rate)(jax.lax.stop_gradient(relative))
         rate_step = step * over_states(jnp.max, problem, rates)
-        result = RESULTS.where(rate_step <= STABLE_RATE_STEP, RESULTS.successful, RESULTS.unstable_step)
+        result = when(rate_step <= STABLE_RATE_STEP, RESULTS.successful, RESULTS.unstable_step)
         finite = over_states(jnp.all, problem, jnp.isfinite(relative)) & jnp.isfinite(offset).all(axis=0)
-        result = RESULTS.where(finite, result, RESULTS.nonfinite)
+        result = when(finite, result, RESULTS.nonfinite)
         stats = {"n_steps": jnp.asarray(grid.n_steps * self.n_substeps), "rate_step": rate_step}
         return Solution(table, result, stats | certificates(problem, table))

@@ -47,7 +47,7 @@ class RegimeProblem(AbstractProblem):
             raise ValueError(f"RegimeProblem.generator: row {worst} sums to {sums[worst]:g}, expected 0")
 
     @property
-    def horizon(self) -> Float[Array, ""]:
+    def horizon(self) -> Float[Array, ""]:  # pyrefly: ignore[bad-override]
         """Shared by the regimes."""
         return self.regimes.horizon
 
@@ -125,7 +125,7 @@ class MultiAssetProblem(AbstractProblem):
             raise ValueError(f"MultiAssetProblem.assets must share one horizon, got {[float(h) for h in horizons]}")
 
     @property
-    def horizon(self) -> Float[Array, ""]:
+    def horizon(self) -> Float[Array, ""]:  # pyrefly: ignore[bad-override]
         """Shared by the assets."""
         return self.assets[0].horizon
 

@@ -18,7 +18,7 @@ from mfamm_jax.fields import static_field
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.results import RESULTS, Solution
 from mfamm_jax.solvers.hjb.certificates import certificates
-from mfamm_jax.solvers.hjb.problem import AbstractScheme, Grid, HJBProblem, ValueTable, optimal_depths
+from mfamm_jax.solvers.hjb.problem import AbstractProblem, AbstractScheme, Grid, HJBProblem, ValueTable, optimal_depths
 
 # One Taylor sum covers this much of the shifted norm in the squaring scheme; more wastes terms, less wastes squarings.
 SQUARING_NORM = 2.5
@@ -36,6 +36,12 @@ def linear_generator(
     to_lower = jnp.exp(ask.log_coupling(problem.fill_risk_aversion) - ask.decay * problem.ask_adverse_selection)
     to_upper = jnp.exp(bid.log_coupling(problem.fill_risk_aversion) - bid.decay * problem.bid_adverse_selection)
     return diagonal, to_lower, to_upper
+
+
+def _single_inventory(problem: AbstractProblem) -> HJBProblem:
+    if not isinstance(problem, HJBProblem):
+        raise ValueError(f"a linear scheme solves an HJBProblem, not a {type(problem).__name__}: use ExplicitRK")
+    return problem
 
 
 def _table(problem: HJBProblem, grid: Grid, start, log_v: Float[Array, "time inventory"], norm, limit) -> Solution:
@@ -82,8 +88,9 @@ class Uniformization(AbstractScheme):
     n_squarings: int = static_field(default=10, lower=0, help="squarings of the step matrix")
     n_terms: int = static_field(default=24, lower=4, help="Taylor terms")
 
-    def solve(self, problem: HJBProblem, grid: Grid, start: Float[Array, " inventory"] | None = None) -> Solution:
+    def solve(self, problem: AbstractProblem, grid: Grid, start: Float[Array, " inventory"] | None = None) -> Solution:
         """One step matrix, then one product per row of the table."""
+        problem = _single_inventory(problem)
         diagonal, to_lower, to_upper = linear_generator(problem, grid)
         terminal = problem.terminal_value(grid) if start is None else start
         relative = terminal - problem.gauge(terminal)
@@ -142,8 +149,9 @@ class TaylorAction(AbstractScheme):
     n_terms: int = static_field(default=64, lower=4, help="Taylor terms")
     in_logarithms: bool = static_field(default=False, help="for values that span more than the precision's range")
 
-    def solve(self, problem: HJBProblem, grid: Grid, start: Float[Array, " inventory"] | None = None) -> Solution:
+    def solve(self, problem: AbstractProblem, grid: Grid, start: Float[Array, " inventory"] | None = None) -> Solution:
         """Applies the exponential row by row."""
+        problem = _single_inventory(problem)
         diagonal, to_lower, to_upper = linear_generator(problem, grid)
         terminal = problem.terminal_value(grid) if start is None else start
         relative = terminal - problem.gauge(terminal)
