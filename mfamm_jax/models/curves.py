@@ -11,6 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mfamm_jax.fields import real_field, static_field
@@ -204,12 +205,13 @@ class TabulatedIntensity(AbstractIntensity):
     def __check_init__(self) -> None:
         if isinstance(self.depths, jax.core.Tracer):
             return
+        depths = np.asarray(self.depths)
         if self.depths.shape != self.intensities.shape:
             raise ValueError(
                 f"TabulatedIntensity: {self.depths.shape[0]} depths need as many intensities, got {self.intensities.shape[0]}"
             )
-        if not bool((self.depths[1:] > self.depths[:-1]).all()):
-            raise ValueError(f"TabulatedIntensity.depths must increase, got {self.depths}")
+        if (np.diff(depths, axis=0) <= 0).any():
+            raise ValueError(f"TabulatedIntensity.depths must increase, got {depths}")
 
     def log_intensity(self, depth: Float[Array, "*b"]) -> Float[Array, "*b"]:
         """Logarithm of the rate at the next node at or above the depth."""

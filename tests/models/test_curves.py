@@ -175,3 +175,17 @@ def test_absurd_curves_are_refused_by_name():
         TabulatedIntensity(jnp.array([0.1, 0.2]), jnp.array([1.0]))
     with pytest.raises(ValueError, match=r"LogisticIntensity\.decay"):
         LogisticIntensity(1.0, 0.0, -1.0)
+
+
+def test_curves_may_be_built_under_a_trace():
+    @jax.jit
+    def gain(cost):
+        return TabulatedIntensity(jnp.array([0.1, 0.2]), jnp.array([1.0, 0.5])).hamiltonian(cost, *limits())
+
+    assert_close(gain(jnp.asarray(0.0)), 0.1)
+    assert_close(
+        jax.jit(
+            lambda: TabulatedIntensity(np.array([0.1, 0.2]), np.array([1.0, 0.5])).hamiltonian(jnp.zeros(()), *limits())
+        )(),
+        0.1,
+    )

@@ -15,6 +15,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mfamm_jax.fields import Checked, real_field, static_field
@@ -81,8 +82,12 @@ class HJBProblem(AbstractProblem):
     may_withdraw: bool = static_field(default=False, help="leave a side unquoted where every allowed depth loses")
 
     def __check_init__(self) -> None:
-        low, high = self.min_depth, self.max_depth
-        if not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer) and bool(jnp.any(low > high)):
+        limits = self.min_depth, self.max_depth
+        if any(isinstance(limit, jax.core.Tracer) for limit in limits):
+            return
+        # numpy: under a trace jax would turn even constants into tracers.
+        low, high = (np.asarray(limit) for limit in limits)
+        if np.any(low > high):
             raise ValueError(f"HJBProblem.min_depth {low} exceeds max_depth {high}: no quote is allowed")
 
     def margin(self, cost: Float[Array, "*b"], side: str) -> Float[Array, "*b"]:
