@@ -28,6 +28,8 @@ from mfamm_jax.solvers.hjb import (
 
 from ..checks import assert_close, check_grads
 
+solve = eqx.filter_jit(solve_hjb)
+
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "hjb.json").read_text())
 CASES = {case["id"]: case for case in REFERENCE["cases"]}
 
@@ -56,7 +58,7 @@ def test_logistic_case(precision):
     side = LogisticIntensity(given["intensity_scale"], given["logit_offset"], given["decay"])
     names = ("inventory_penalty", "terminal_penalty", "horizon")
     problem = HJBProblem(side, side, **{name: given[name] for name in names})
-    solution = jax.jit(lambda p: solve_hjb(p, steps(precision), Grid(given["max_inventory"])))(problem)
+    solution = jax.jit(lambda p: solve(p, steps(precision), Grid(given["max_inventory"])))(problem)
     assert solution.result == RESULTS.successful
     within(solution.value.initial_value, case["expected"]["value"], case, precision, 1e-4)
     bid, ask = optimal_depths(problem, solution.value.relative_value[-1])
@@ -75,7 +77,7 @@ def regime_problem(given):
 def test_regime_case(precision):
     case = CASES["hjb/regimes2"]
     problem = regime_problem(case["inputs"])
-    solution = jax.jit(lambda p: solve_hjb(p, steps(precision), Grid(case["inputs"]["max_inventory"])))(problem)
+    solution = jax.jit(lambda p: solve(p, steps(precision), Grid(case["inputs"]["max_inventory"])))(problem)
     assert solution.result == RESULTS.successful
     within(solution.value.initial_value.T, case["expected"]["value"], case, precision, 1e-4)
     bid, ask = optimal_depths(problem.regimes, solution.value.relative_value[-1], axis=0)
@@ -111,7 +113,7 @@ def test_equal_intervals_are_one_horizon():
     parts = eqx.tree_at(lambda p: p.horizon, one, jnp.array([1.0, 3.0]))
     scheme, grid = TaylorAction(2, 40), Grid(4)
     joined = solve_intervals(parts, scheme, grid).value
-    assert_close(joined.initial_value, solve_hjb(one, scheme, grid).value.initial_value, float64=1e-12)
+    assert_close(joined.initial_value, solve(one, scheme, grid).value.initial_value, float64=1e-12)
 
 
 def two_assets(given):
@@ -133,7 +135,7 @@ def two_assets(given):
 def test_two_asset_case(precision):
     case = CASES["hjb/two_asset_neg"]
     grid = BoxGrid(tuple(case["inputs"]["max_inventory"]))
-    solution = jax.jit(lambda p: solve_hjb(p, steps(precision), grid))(two_assets(case["inputs"]))
+    solution = jax.jit(lambda p: solve(p, steps(precision), grid))(two_assets(case["inputs"]))
     assert solution.result == RESULTS.successful
     within(solution.value.initial_value, case["expected"]["value"], case, precision, 1e-4)
 
@@ -141,31 +143,31 @@ def test_two_asset_case(precision):
 def test_uncorrelated_assets_are_solved_one_by_one():
     assets = (symmetric(), symmetric(scale=0.7, decay=1.1, inventory_penalty=0.01))
     scheme = ExplicitRK(60)
-    joint = solve_hjb(MultiAssetProblem(assets, jnp.zeros((2, 2))), scheme, BoxGrid((3, 2))).value.initial_value
-    alone = [solve_hjb(a, scheme, Grid(q)).value.initial_value for a, q in zip(assets, (3, 2))]
+    joint = solve(MultiAssetProblem(assets, jnp.zeros((2, 2))), scheme, BoxGrid((3, 2))).value.initial_value
+    alone = [solve(a, scheme, Grid(q)).value.initial_value for a, q in zip(assets, (3, 2))]
     assert_close(joint, alone[0][:, None] + alone[1], float64=1e-12)
 
 
 def test_three_assets_mirror():
     assets = tuple(symmetric(scale=scale) for scale in (1.0, 0.8, 0.6))
     matrix = 0.02 * jnp.array([[1.0, 0.5, -0.3], [0.5, 1.0, 0.2], [-0.3, 0.2, 1.0]])
-    value = solve_hjb(MultiAssetProblem(assets, matrix), ExplicitRK(40), BoxGrid((2, 2, 1))).value.initial_value
+    value = solve(MultiAssetProblem(assets, matrix), ExplicitRK(40), BoxGrid((2, 2, 1))).value.initial_value
     assert_close(value, value[::-1, ::-1, ::-1], float64=1e-12)
 
 
 def test_regimes_that_never_change_are_separate_problems():
     regimes = symmetric(drift=jnp.array([-0.02, 0.0, 0.03]))
     scheme, grid = ExplicitRK(60), Grid(4)
-    joint = solve_hjb(RegimeProblem(regimes, jnp.zeros((3, 3))), scheme, grid).value.initial_value
+    joint = solve(RegimeProblem(regimes, jnp.zeros((3, 3))), scheme, grid).value.initial_value
     for i, drift in enumerate((-0.02, 0.0, 0.03)):
-        assert_close(joint[:, i], solve_hjb(symmetric(drift=drift), scheme, grid).value.initial_value, float64=1e-12)
+        assert_close(joint[:, i], solve(symmetric(drift=drift), scheme, grid).value.initial_value, float64=1e-12)
 
 
 def test_regime_risk_aversion_is_continuous_at_zero_and_lowers_the_value():
     problem, scheme, grid = regime_problem(CASES["hjb/regimes2"]["inputs"]), ExplicitRK(60), Grid(4)
 
     def value(zeta):
-        return solve_hjb(eqx.tree_at(lambda p: p.regime_risk_aversion, problem, zeta), scheme, grid).value.initial_value
+        return solve(eqx.tree_at(lambda p: p.regime_risk_aversion, problem, zeta), scheme, grid).value.initial_value
 
     neutral, tiny, averse = (value(jnp.asarray(z)) for z in (0.0, 1e-8, 0.5))
     assert_close(tiny, neutral, float64=1e-7)
@@ -188,7 +190,7 @@ def test_a_signal_skews_the_quotes_and_converges_with_its_nodes():
     def value(n):
         nodes = jnp.linspace(-1.0, 1.0, n)
         problem = RegimeProblem(symmetric(drift=0.05 * nodes), signal_generator(nodes, 1.0, 0.4))
-        table = solve_hjb(problem, ExplicitRK(200), Grid(3)).value
+        table = solve(problem, ExplicitRK(200), Grid(3)).value
         return optimal_depths(problem.regimes, table.relative_value[-1], axis=0)[1][3, [n // 4, n // 2, -1 - n // 4]]
 
     coarse, middle, fine = value(9), value(17), value(33)
@@ -200,31 +202,31 @@ def test_gradients_through_regimes_assets_and_intervals():
     grid, scheme = Grid(2), ExplicitRK(20)
     regimes = regime_problem(CASES["hjb/regimes2"]["inputs"])
     problems = [
-        (regimes, lambda p: solve_hjb(p, scheme, grid)),
-        (two_assets(CASES["hjb/two_asset_neg"]["inputs"]), lambda p: solve_hjb(p, scheme, BoxGrid((1, 1)))),
+        (regimes, lambda p: solve(p, scheme, grid)),
+        (two_assets(CASES["hjb/two_asset_neg"]["inputs"]), lambda p: solve(p, scheme, BoxGrid((1, 1)))),
         (intervals_of(CASES["hjb/volatility_steps"]["inputs"]), lambda p: solve_intervals(p, scheme, grid)),
     ]
-    for problem, solve in problems:
+    for problem, solution in problems:
         # Infinite depth limits stay out of the differences.
         arrays, static = eqx.partition(problem, lambda x: eqx.is_array(x) and bool(jnp.isfinite(x).all()))
 
-        def value(arrays, static=static, solve=solve):
-            return solve(eqx.combine(arrays, static)).value.initial_value.sum()
+        def value(arrays, static=static, solution=solution):
+            return solution(eqx.combine(arrays, static)).value.initial_value.sum()
 
         check_grads(jax.jit(value), (arrays,), order=1, modes=["fwd", "rev"], rtol=1e-5)
 
 
 def test_certificates():
-    free = solve_hjb(symmetric(), ExplicitRK(60), Grid(5, 4))
+    free = solve(symmetric(), ExplicitRK(60), Grid(5, 4))
     assert float(free.stats["clamp_activity"]) == 0.0
     assert float(free.stats["concavity_violation"]) < 1e-12
     assert float(free.stats["monotonicity_violation"]) < 1e-12
-    clamped = solve_hjb(symmetric(min_depth=0.6), ExplicitRK(60), Grid(5, 4))
+    clamped = solve(symmetric(min_depth=0.6), ExplicitRK(60), Grid(5, 4))
     bid, ask = optimal_depths(symmetric(min_depth=0.6), clamped.value.relative_value)
     share = float(np.mean(np.concatenate([bid[:, :-1].ravel(), ask[:, 1:].ravel()]) < 0.6 + 1e-9))
     assert float(clamped.stats["clamp_activity"]) == pytest.approx(share)
     # Too few steps: the value wiggles.
-    rough = solve_hjb(symmetric(inventory_penalty=5.0), ExplicitRK(8), Grid(5, 2))
+    rough = solve(symmetric(inventory_penalty=5.0), ExplicitRK(8), Grid(5, 2))
     assert (rough.result == RESULTS.unstable_step) | (rough.result == RESULTS.nonfinite)
 
 
@@ -232,7 +234,7 @@ def test_withdrawn_quotes_are_not_quoted_and_never_lower_the_value():
     shared = {"inventory_penalty": 0.4, "max_depth": 0.8, "min_depth": 0.0}
     always, optional = (symmetric(may_withdraw=w, **shared) for w in (False, True))
     scheme, grid = ExplicitRK(400), Grid(4)
-    forced, free = (solve_hjb(p, scheme, grid).value for p in (always, optional))
+    forced, free = (solve(p, scheme, grid).value for p in (always, optional))
     assert (free.initial_value >= forced.initial_value - 1e-12).all()
     assert float(free.initial_value[0] - forced.initial_value[0]) > 1e-3
     bid, _ = optimal_depths(optional, free.relative_value[-1])
@@ -247,7 +249,7 @@ def test_a_fine_table_of_ticks_tends_to_its_curve():
         depths = jnp.linspace(-0.5, 3.5, n)
         table = TabulatedIntensity(depths, curve(depths))
         values = [
-            solve_hjb(HJBProblem(side, side, 0.01, horizon=4.0), ExplicitRK(60), Grid(3)).value.initial_value
+            solve(HJBProblem(side, side, 0.01, horizon=4.0), ExplicitRK(60), Grid(3)).value.initial_value
             for side in (table, curve)
         ]
         assert (values[0] <= values[1] + 1e-12).all()  # fewer choices
@@ -260,10 +262,10 @@ def test_trailing_axes_solve_a_batch():
     scheme, grid = ExplicitRK(40), Grid(4, 3)
     batch = jax.tree.map(lambda x: jnp.broadcast_to(x, (3,)), symmetric())
     batch = eqx.tree_at(lambda p: p.inventory_penalty, batch, penalties)
-    together = solve_hjb(batch, scheme, grid)
+    together = solve(batch, scheme, grid)
 
     def row(phi):
-        solution = solve_hjb(symmetric(inventory_penalty=phi), scheme, grid)
+        solution = solve(symmetric(inventory_penalty=phi), scheme, grid)
         return solution.value.value, solution.stats
 
     values, stats = jax.vmap(row)(penalties)

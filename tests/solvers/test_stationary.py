@@ -4,6 +4,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +26,8 @@ from mfamm_jax.solvers.hjb.ergodic import generator
 
 from ..checks import assert_close, assert_jit_vmap_loop_agree, check_grads
 
+solve = eqx.filter_jit(solve_hjb)
+
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "hjb.json").read_text())
 CASES = {case["id"]: case for case in REFERENCE["cases"]}
 
@@ -37,14 +40,14 @@ def symmetric(**changes):
 def test_ergodic_case(precision):
     expected = CASES["hjb/erg_rb1"]["expected"]
     problem, grid = symmetric(), Grid(5)
-    solution = jax.jit(lambda p: solve_hjb(p, Ergodic(), grid))(problem)
+    solution = jax.jit(lambda p: solve(p, Ergodic(), grid))(problem)
     assert solution.result == RESULTS.successful
     tolerance = {"float64": 1e-10, "float32": 1e-5}
     assert_close(solution.stats["gain"], expected["ergodic_value"], **tolerance)
     assert_close(solution.value.relative_value[-1], expected["relative_value"], **tolerance)
     for depths, name in zip(optimal_depths(problem, solution.value.relative_value[-1]), ("bid_depth", "ask_depth")):
         assert_close(depths, [np.nan if x is None else x for x in expected[name]], **tolerance)
-    slope = jax.grad(lambda phi: solve_hjb(symmetric(inventory_penalty=phi), Ergodic(), grid).stats["gain"])
+    slope = jax.grad(lambda phi: solve(symmetric(inventory_penalty=phi), Ergodic(), grid).stats["gain"])
     got = slope(jnp.asarray(0.009))
     rel = 1e-7 if precision == "float64" else 1e-3
     assert float(got) == pytest.approx(expected["d_ergodic_value_d_inventory_penalty"], rel=rel)
@@ -56,9 +59,9 @@ def test_ergodic_case(precision):
 )
 def test_long_horizons_tend_to_the_ergodic_solution(changes):
     problem, grid = symmetric(horizon=120.0, **changes), Grid(6, 2)
-    stationary = solve_hjb(problem, Ergodic(), grid)
+    stationary = solve(problem, Ergodic(), grid)
     assert stationary.result == RESULTS.successful
-    moving = solve_hjb(problem, choose_scheme(problem, grid)[0], grid).value
+    moving = solve(problem, choose_scheme(problem, grid)[0], grid).value
     assert_close(moving.relative_value[-1], stationary.value.relative_value[-1], float64=1e-6)
     gain = (moving.offset[-1] - moving.offset[-2]) / 60.0
     assert_close(gain, stationary.stats["gain"], float64=1e-6)
@@ -66,11 +69,11 @@ def test_long_horizons_tend_to_the_ergodic_solution(changes):
 
 def test_derivative_of_the_gain_is_the_mean_of_the_derivative_of_the_reward():
     problem = symmetric(min_depth=0.2, drift=0.01)
-    value = solve_hjb(problem, Ergodic(), Grid(6)).value.relative_value[-1]
+    value = solve(problem, Ergodic(), Grid(6)).value.relative_value[-1]
     law = np.linalg.svd(np.asarray(generator(problem, value)).T)[2][-1]
     law = law / law.sum()
     q = np.arange(-6, 7)
-    gradient = jax.grad(lambda p: solve_hjb(p, Ergodic(), Grid(6)).stats["gain"])(problem)
+    gradient = jax.grad(lambda p: solve(p, Ergodic(), Grid(6)).stats["gain"])(problem)
     assert_close(gradient.inventory_penalty, -law @ q**2, float64=1e-9)
     assert_close(gradient.drift, law @ q, float64=1e-9)
 
@@ -79,22 +82,22 @@ def test_gradients_of_the_stationary_quotes():
     def depths(decay, penalty, scale):
         sides = ExponentialIntensity(scale, decay), ExponentialIntensity(1.2, 1.3)
         problem = HJBProblem(*sides, penalty)
-        value = solve_hjb(problem, Ergodic(), Grid(4)).value.relative_value[-1]
+        value = solve(problem, Ergodic(), Grid(4)).value.relative_value[-1]
         return [d[2:-2] for d in optimal_depths(problem, value)]
 
     check_grads(jax.jit(depths), tuple(map(jnp.asarray, (1.5, 0.02, 0.8))), order=1, modes=["fwd", "rev"], rtol=1e-5)
 
 
 def test_two_hundred_lots_and_a_too_short_iteration():
-    solution = solve_hjb(symmetric(), Ergodic(30), Grid(200))
+    solution = solve(symmetric(), Ergodic(30), Grid(200))
     assert solution.result == RESULTS.successful
     assert float(solution.stats["concavity_violation"]) < 1e-8
-    assert solve_hjb(symmetric(), Ergodic(1), Grid(20)).result == RESULTS.policy_not_converged
+    assert solve(symmetric(), Ergodic(1), Grid(20)).result == RESULTS.policy_not_converged
 
 
 def test_jit_vmap_and_loop_agree():
     def gain(phi):
-        return solve_hjb(symmetric(inventory_penalty=phi), Ergodic(), Grid(3)).stats["gain"]
+        return solve(symmetric(inventory_penalty=phi), Ergodic(), Grid(3)).stats["gain"]
 
     assert_jit_vmap_loop_agree(gain, jnp.array([0.001, 0.01, 0.1]))
 
@@ -110,7 +113,7 @@ def test_fluid_scheme_converges_to_the_closed_form_with_order_one():
     errors = []
     for cells in (1, 2, 4, 8):
         problem, grid = fluid_limit(symmetric(), Grid(10), cells)
-        value = solve_hjb(problem, Ergodic(40), grid).value.relative_value[-1]
+        value = solve(problem, Ergodic(40), grid).value.relative_value[-1]
         node = 10 * cells + 2 * cells
         # Mean of the two one-sided slopes: the jump premia of the refined problem.
         errors.append(float(value[node + 1] - value[node]) - exact)
@@ -120,8 +123,8 @@ def test_fluid_scheme_converges_to_the_closed_form_with_order_one():
 def test_one_cell_per_lot_is_the_jump_equation():
     problem, grid = fluid_limit(symmetric(drift=0.01), Grid(4), 1)
     assert_close(
-        solve_hjb(problem, Ergodic(), grid).stats["gain"],
-        solve_hjb(symmetric(drift=0.01), Ergodic(), grid).stats["gain"],
+        solve(problem, Ergodic(), grid).stats["gain"],
+        solve(symmetric(drift=0.01), Ergodic(), grid).stats["gain"],
     )
 
 
