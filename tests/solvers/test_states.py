@@ -20,6 +20,7 @@ from mfamm_jax.solvers.hjb import (
     RegimeProblem,
     TaylorAction,
     Uniformization,
+    choose_scheme,
     optimal_depths,
     signal_generator,
     solve_hjb,
@@ -280,6 +281,8 @@ def test_trailing_axes_solve_a_batch():
         (lambda: RegimeProblem(symmetric(), jnp.array([[1.0, -1.0], [1.0, -1.0]])), "negative rate"),
         (lambda: MultiAssetProblem((symmetric(),) * 2, jnp.array([[1.0, 2.0], [2.0, 1.0]])), "positive semidefinite"),
         (lambda: MultiAssetProblem((symmetric(), symmetric(horizon=5.0)), jnp.eye(2)), "one horizon"),
+        (lambda: BoxGrid((0, 2)), "max_inventories"),
+        (lambda: choose_scheme(RegimeProblem(symmetric(), jnp.zeros((2, 2))), Grid(2)), "RegimeProblem"),
         (lambda: symmetric(min_depth=1.0, max_depth=0.5), "min_depth"),
     ],
 )

@@ -89,6 +89,9 @@ def choose_scheme(
     Returns:
         The scheme and one sentence that says why.
     """
+    if not isinstance(problem, HJBProblem):
+        kind = type(problem).__name__
+        raise ValueError(f"no choice for a {kind} yet: give ExplicitRK(n_substeps) and look at stats['rate_step']")
     reason = "asked for" if wanted is ExplicitRK else _why_not_linear(problem)
     if reason:
         if wanted in (TaylorAction, Uniformization):

@@ -96,6 +96,10 @@ class BoxGrid(Checked):
     max_inventories: tuple[int, ...] = static_field(help="largest position of each asset")
     n_steps: int = static_field(default=1, lower=1, help="time steps of the table")
 
+    def __check_init__(self) -> None:
+        if not self.max_inventories or min(self.max_inventories) < 1:
+            raise ValueError(f"BoxGrid.max_inventories is {self.max_inventories}, expected one limit >= 1 per asset")
+
 
 class MultiAssetProblem(AbstractProblem):
     r"""Assets that share inventory risk: running penalty $q^\top \Gamma q$, $\Gamma = \gamma\Sigma$, fills asset by asset.
