@@ -18,6 +18,7 @@ class RESULTS(eqx.Enumeration):
     clamp_binds = 'a depth limit binds, so a linear scheme does not apply: use scheme = "explicit"'
     unequal_decay = 'bid and ask decay differ, so a linear scheme does not apply: use scheme = "explicit"'
     policy_not_converged = 'the policy iteration did not converge: raise n_iterations, or use precision = "float64"'
+    max_steps_reached = "the steps did not reach the horizon: raise max_steps or rtol, or shorten the horizon"
     not_converged = "the iteration did not converge: check for covariates without events or collinear covariates"
 
 
