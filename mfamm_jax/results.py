@@ -27,6 +27,12 @@ def when(condition: Bool[Array, "*batch"], then: RESULTS, otherwise: RESULTS) ->
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
 
 
+def worst(result: RESULTS) -> RESULTS:
+    """First entry of a batch of results that is not successful, if any."""
+    first = jnp.argmax((result != RESULTS.successful).ravel())
+    return jax.tree.map(lambda x: x.ravel()[first], result)
+
+
 class Solution(eqx.Module):
     """Answer of a solver.
 

@@ -90,7 +90,7 @@ class LogisticIntensity(AbstractIntensity):
     decay: Float[Array, ""] = real_field(lower=0.0, strict=True, unit="1/price", help="decay far from the mid")
     n_iterations: int = static_field(default=6, lower=1, help="Newton steps of the best depth")
 
-    def log_intensity(self, depth: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    def log_intensity(self, depth: Float[Array, "..."]) -> Float[Array, "..."]:
         """Logarithm of the fill rate."""
         return jnp.log(self.scale) - jax.nn.softplus(self.offset + self.decay * depth)
 
@@ -126,7 +126,7 @@ class PowerLawIntensity(AbstractIntensity):
     exponent: Float[Array, ""] = real_field(lower=1.0, strict=True, help="tail exponent")
     n_iterations: int = static_field(default=6, lower=1, help="Newton steps of the best depth")
 
-    def log_intensity(self, depth: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    def log_intensity(self, depth: Float[Array, "..."]) -> Float[Array, "..."]:
         """Logarithm of the fill rate; +inf where the law has none, at or below -width."""
         inside = depth > -self.width
         log_ratio = jnp.log1p(jnp.where(inside, depth, 0.0) / self.width)
@@ -167,7 +167,7 @@ class SmoothIntensity(AbstractIntensity):
     log_factor: Float[Array, ""] = real_field(default=0.0, help="log of a factor on the fill rate")
     n_iterations: int = static_field(default=10, lower=1, help="Newton steps of the best depth")
 
-    def log_intensity(self, depth: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    def log_intensity(self, depth: Float[Array, "..."]) -> Float[Array, "..."]:
         """Logarithm of the fill rate."""
         return self.curve(depth, self.parameters) + self.log_factor
 
@@ -213,7 +213,7 @@ class TabulatedIntensity(AbstractIntensity):
         if (np.diff(depths, axis=0) <= 0).any():
             raise ValueError(f"TabulatedIntensity.depths must increase, got {depths}")
 
-    def log_intensity(self, depth: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    def log_intensity(self, depth: Float[Array, "..."]) -> Float[Array, "..."]:
         """Logarithm of the rate at the next node at or above the depth."""
         node = jnp.searchsorted(self.depths, depth)
         rate = jnp.where(node < self.depths.size, self.intensities[jnp.minimum(node, self.depths.size - 1)], 0.0)

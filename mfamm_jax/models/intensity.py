@@ -47,7 +47,7 @@ class AbstractIntensity(Checked):
     """Fills per second as a function of the depth [price] of a quote; decreasing."""
 
     @abc.abstractmethod
-    def log_intensity(self, depth: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    def log_intensity(self, depth: Float[Array, "..."]) -> Float[Array, "..."]:
         """Logarithm of the fill rate [1/s]."""
 
     @abc.abstractmethod
@@ -60,7 +60,7 @@ class AbstractIntensity(Checked):
     ) -> Float[Array, "*b"]:
         """Depth minus cost of the best quote within the limits; +-inf = no limit."""
 
-    def __call__(self, depth: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    def __call__(self, depth: Float[Array, "..."]) -> Float[Array, "..."]:
         """Fills per second at a depth."""
         return jnp.exp(self.log_intensity(depth))
 
@@ -108,7 +108,7 @@ class ExponentialIntensity(AbstractIntensity):
         lower=0.0, strict=True, unit="1/price", source="(3)", help="decay of the fill rate with depth"
     )
 
-    def log_intensity(self, depth: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    def log_intensity(self, depth: Float[Array, "..."]) -> Float[Array, "..."]:
         """Logarithm of the fill rate."""
         return jnp.log(self.scale) - self.decay * depth
 

@@ -1,5 +1,6 @@
 r"""Closed-form quotes: fast answers, and references for the grid solvers."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -108,3 +109,128 @@ def ambiguity_penalties(
     $\chi$ about fill rates values a margin x at $(1 - e^{-\chi x})/\chi$. Source: hjb-mathematics 2.7.
     """
     return jnp.asarray(drift_ambiguity * volatility**2 / 2), jnp.asarray(fill_ambiguity)
+
+
+def quadratic_skew(
+    inventory_penalty: Float[Array, "*b"] | float,
+    terminal_penalty: Float[Array, "*b"] | float,
+    drift: Float[Array, "*b"] | float,
+    bid: tuple[Float[Array, "*b"] | float, Float[Array, "*b"] | float],
+    ask: tuple[Float[Array, "*b"] | float, Float[Array, "*b"] | float],
+    time_left: Float[Array, "*b"] | float,
+) -> Float[Array, "*b"]:
+    r"""c of $H \approx a - Bq^2/2 + cq$: $c' = \mu - G B c + B(a_1^- - a_1^+) + B^2(a_2^- - a_2^+)/2$, $c(0) = 0$.
+
+    With $u = \cosh\omega\tau + b_0\sinh\omega\tau$, $B = B_\infty u'/(\omega u)$ and $(uc)' = u\,(c' + GBc)$ integrates in closed form.
+    Source: hjb-mathematics 2.6.
+
+    Args:
+        inventory_penalty: $\phi$ > 0 [price/(lot s)].
+        terminal_penalty: $\alpha$ [price/lot].
+        drift: $\mu$ [price/s].
+        bid: $(h'(0), h''(0))$ of the bid side, `hamiltonian_slope` and `hamiltonian_curvature`.
+        ask: Of the ask side.
+        time_left: $\tau$ [s].
+
+    Returns:
+        $c(\tau)$ [price]; the ask depth is margin + adverse selection + c + B/2 (1 - 2q), the bid depth has -c.
+    """
+    curvature = bid[1] + ask[1]
+    limit = jnp.sqrt(2 * inventory_penalty / curvature)
+    omega, start = curvature * limit, 2 * terminal_penalty / limit
+    # Everything is divided by exp(omega tau), which would overflow for long horizons.
+    fade = jnp.exp(-omega * time_left)
+    sinh, cosh, cosh_less_1 = (1 - fade**2) / 2, (1 + fade**2) / 2, (1 - fade) ** 2 / 2
+    u = cosh + start * sinh
+    of_u = (sinh + start * (cosh - fade)) / omega
+    of_slope = (cosh_less_1 + start * sinh) / omega
+    # (u'/omega)^2/u = u - (1 - b0^2)/u, and 1/u integrates to an arctangent (b0 < 1) or a logarithm (b0 > 1).
+    t = jnp.tanh(omega * time_left / 2)
+    below, above = jnp.where(start < 1, start, 0.0), jnp.where(start > 1, start, 2.0)
+    root, other = jnp.sqrt(1 - below**2), jnp.sqrt(above**2 - 1)
+    circular = 2 * root * (jnp.arctan((t + below) / root) - jnp.arctan(below / root))
+    hyperbolic = -other * jnp.log((t + above - other) * (above + other) / ((t + above + other) * (above - other)))
+    of_inverse = jnp.where(start < 1, circular, jnp.where(start > 1, hyperbolic, 0.0)) / omega
+    total = drift * of_u + limit * (bid[0] - ask[0]) * of_slope
+    total = total + limit**2 * (bid[1] - ask[1]) / 2 * (of_u - fade * of_inverse)
+    return total / u
+
+
+def hamiltonian_slope(
+    intensity: ExponentialIntensity,
+    fill_risk_aversion: Float[Array, ""] | float = 0.0,
+    adverse_selection: Float[Array, ""] | float = 0.0,
+) -> Float[Array, ""]:
+    r"""$h'(0) = -\Lambda C_\xi e^{-k\epsilon}$ of an unclamped exponential side [1/s]."""
+    return -hamiltonian_curvature(intensity, fill_risk_aversion, adverse_selection) / intensity.decay
+
+
+def matrix_quadratic_value(
+    penalty_matrix: Float[Array, "asset asset"],
+    curvature: Float[Array, " asset"],
+    terminal_penalty: Float[Array, " asset"],
+    time_left: Float[Array, ""] | float,
+) -> Float[Array, "asset asset"]:
+    r"""A of $H \approx -q^\top A q$ with time $\tau$ left: $A' = \Gamma - 2ADA$, $A(0) = diag(\alpha)$. Source: hjb-mathematics 2.10.
+
+    The linear-fractional solution around the stationary one, in which only decaying exponentials occur.
+
+    Args:
+        penalty_matrix: $\Gamma$ [price/(lot s)], positive semidefinite.
+        curvature: Diagonal of D [1/(price s)], the sum of `hamiltonian_curvature` over an asset's sides.
+        terminal_penalty: $\alpha_i$ [price/lot].
+        time_left: $\tau$ [s].
+    """
+    root = jnp.sqrt(curvature)
+    values, vectors = jnp.linalg.eigh(0.5 * root[:, None] * penalty_matrix * root)
+    rate = jnp.sqrt(jnp.maximum(values, 0.0))
+    # M = sqrt(D) A sqrt(D) obeys M' = 2 (R^2 - M^2) with R = diag(rate) in this basis; W = M - R.
+    start = (vectors.T * (curvature * terminal_penalty)) @ vectors - jnp.diag(rate)
+    fade = jnp.exp(-2 * rate * time_left)
+    safe = jnp.where(rate > 0, rate, 1.0)
+    paid = jnp.where(rate > 0, -jnp.expm1(-4 * safe * time_left) / (2 * safe), 2 * time_left)
+    eye = jnp.eye(rate.size, dtype=rate.dtype)
+    moving = jnp.linalg.solve((eye + paid[:, None] * start).T, start.T).T
+    m = jnp.diag(rate) + fade[:, None] * moving * fade
+    return (vectors @ m @ vectors.T) / root[:, None] / root
+
+
+def cartea_jaimungal_value(
+    bid_intensity: Float[Array, ""] | float,
+    ask_intensity: Float[Array, ""] | float,
+    decay: Float[Array, ""] | float,
+    inventory_penalty: Float[Array, ""] | float,
+    terminal_penalty: Float[Array, ""] | float,
+    time_left: Float[Array, ""] | float,
+    max_inventory: int,
+) -> Float[Array, " inventory"]:
+    r"""$h(q) = \frac1k\ln\big(e^{A\tau} e^{-k\alpha q^2}\big)_q$ by the general matrix exponential.
+
+    Best depths: $1/k + h(q) - h(q-1)$ (ask), $1/k + h(q) - h(q+1)$ (bid). A reference for moderate $k\phi Q^2\tau$, where nothing
+    overflows; the solvers in `solvers.hjb` do the same in a form that never does. Source: Cartea, Jaimungal and Penalva,
+    Algorithmic and High-Frequency Trading (2015), section 10.2.
+    """
+    q = jnp.arange(-max_inventory, max_inventory + 1, dtype=jnp.result_type(float))
+    ask, bid = (jnp.full(2 * max_inventory, rate / jnp.e) for rate in (ask_intensity, bid_intensity))
+    generator = jnp.diag(-decay * inventory_penalty * q**2) + jnp.diag(ask, -1) + jnp.diag(bid, 1)
+    return jnp.log(jax.scipy.linalg.expm(generator * time_left) @ jnp.exp(-decay * terminal_penalty * q**2)) / decay
+
+
+def avellaneda_stoikov_depths(
+    cara_risk_aversion: Float[Array, "*b"] | float,
+    volatility: Float[Array, "*b"] | float,
+    decay: Float[Array, "*b"] | float,
+    inventory: Float[Array, "*b"],
+    time_left: Float[Array, "*b"] | float,
+) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    r"""$\delta^{b,a} = \frac1{\gamma_C}\ln(1 + \gamma_C/k) + \frac{1 \pm 2q}{2}\gamma_C\sigma^2\tau$, bid with +.
+
+    An approximation that ignores that inventory reverts, so it skews too much for long $\tau$; never a reference.
+    Source: Avellaneda and Stoikov (2008), (AS-1)-(AS-2) of docs/equations.md. $\gamma_C$ is twice the rulebook's $\gamma$.
+
+    Returns:
+        Bid depth and ask depth [price].
+    """
+    margin = log1p_ratio(jnp.asarray(cara_risk_aversion / decay)) / decay
+    slope = cara_risk_aversion * jnp.asarray(volatility) ** 2 * time_left
+    return margin + (1 + 2 * inventory) / 2 * slope, margin + (1 - 2 * inventory) / 2 * slope

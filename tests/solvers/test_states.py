@@ -1,8 +1,5 @@
 """Regimes, signals, several assets, parameters in steps, other fill curves: reference cases, limits and symmetries."""
 
-import json
-from pathlib import Path
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -28,11 +25,9 @@ from mfamm_jax.solvers.hjb import (
 )
 
 from ..checks import assert_close, check_grads
+from .cases import CASES, regime_problem, symmetric
 
 solve = eqx.filter_jit(solve_hjb)
-
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "hjb.json").read_text())
-CASES = {case["id"]: case for case in REFERENCE["cases"]}
 
 
 def within(got, expected, case, precision, rel_float32=None):
@@ -48,11 +43,6 @@ def steps(precision, fine=600, coarse=80):
     return ExplicitRK(fine if precision == "float64" else coarse)
 
 
-def symmetric(**changes):
-    side = ExponentialIntensity(changes.pop("scale", 1.0), changes.pop("decay", 1.5))
-    return HJBProblem(bid=side, ask=side, **{"inventory_penalty": 0.02, "horizon": 4.0} | changes)
-
-
 def test_logistic_case(precision):
     case = CASES["hjb/logistic"]
     given = case["inputs"]
@@ -65,14 +55,6 @@ def test_logistic_case(precision):
     bid, ask = optimal_depths(problem, solution.value.relative_value[-1])
     within(bid, case["expected"]["bid_depth"], case, precision)
     within(ask, case["expected"]["ask_depth"], case, precision)
-
-
-def regime_problem(given):
-    bid, ask = (ExponentialIntensity(jnp.array(given[f"{s}_intensity"]), given["decay"]) for s in ("bid", "ask"))
-    regimes = HJBProblem(
-        bid, ask, given["inventory_penalty"], given["terminal_penalty"], given["horizon"], jnp.array(given["drift"])
-    )
-    return RegimeProblem(regimes, jnp.array(given["generator"]))
 
 
 def test_regime_case(precision):
@@ -282,7 +264,7 @@ def test_trailing_axes_solve_a_batch():
         (lambda: MultiAssetProblem((symmetric(),) * 2, jnp.array([[1.0, 2.0], [2.0, 1.0]])), "positive semidefinite"),
         (lambda: MultiAssetProblem((symmetric(), symmetric(horizon=5.0)), jnp.eye(2)), "one horizon"),
         (lambda: BoxGrid((0, 2)), "max_inventories"),
-        (lambda: choose_scheme(RegimeProblem(symmetric(), jnp.zeros((2, 2))), Grid(2)), "RegimeProblem"),
+        (lambda: choose_scheme(RegimeProblem(symmetric(), jnp.zeros((2, 2))), Grid(2), TaylorAction), "RegimeProblem"),
         (lambda: symmetric(min_depth=1.0, max_depth=0.5), "min_depth"),
     ],
 )

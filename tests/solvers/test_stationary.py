@@ -1,8 +1,6 @@
 """Stationary, fluid and quadratic forms: reference values, closed forms and each other."""
 
-import json
 from itertools import pairwise
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -25,16 +23,14 @@ from mfamm_jax.solvers.hjb import Ergodic, Grid, HJBProblem, choose_scheme, flui
 from mfamm_jax.solvers.hjb.ergodic import generator
 
 from ..checks import assert_close, assert_jit_vmap_loop_agree, check_grads
+from .cases import CASES, REFERENCE
+from .cases import symmetric as any_symmetric
 
 solve = eqx.filter_jit(solve_hjb)
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "hjb.json").read_text())
-CASES = {case["id"]: case for case in REFERENCE["cases"]}
-
 
 def symmetric(**changes):
-    side = ExponentialIntensity(changes.pop("scale", 1.0), changes.pop("decay", 1.5))
-    return HJBProblem(bid=side, ask=side, **{"inventory_penalty": 0.009} | changes)
+    return any_symmetric(**{"inventory_penalty": 0.009, "horizon": 10.0} | changes)
 
 
 def test_ergodic_case(precision):

@@ -4,6 +4,8 @@ from mfamm_jax.solvers.hjb.choose import choose_scheme
 from mfamm_jax.solvers.hjb.ergodic import Ergodic
 from mfamm_jax.solvers.hjb.explicit import ExplicitRK
 from mfamm_jax.solvers.hjb.fluid import fluid_limit
+from mfamm_jax.solvers.hjb.han_wong import HanWong
+from mfamm_jax.solvers.hjb.implicit import Implicit
 from mfamm_jax.solvers.hjb.problem import (
     AbstractProblem,
     AbstractScheme,
@@ -22,6 +24,7 @@ from mfamm_jax.solvers.hjb.states import (
     signal_generator,
     solve_intervals,
 )
+from mfamm_jax.solvers.hjb.strang import Strang
 from mfamm_jax.solvers.hjb.uniformization import TaylorAction, Uniformization
 
 __all__ = [
@@ -32,8 +35,11 @@ __all__ = [
     "ExplicitRK",
     "Grid",
     "HJBProblem",
+    "HanWong",
+    "Implicit",
     "MultiAssetProblem",
     "RegimeProblem",
+    "Strang",
     "TaylorAction",
     "Uniformization",
     "ValueTable",

@@ -1,12 +1,18 @@
 """Which scheme fits a problem, or a whole batch of problems, and why."""
 
 from math import ceil, log2
+from typing import Any
 
+import jax
 import numpy as np
 
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.solvers.hjb.explicit import ExplicitRK
-from mfamm_jax.solvers.hjb.problem import AbstractScheme, Grid, HJBProblem
+from mfamm_jax.solvers.hjb.han_wong import HanWong
+from mfamm_jax.solvers.hjb.implicit import Implicit
+from mfamm_jax.solvers.hjb.problem import AbstractProblem, AbstractScheme, HJBProblem
+from mfamm_jax.solvers.hjb.states import BoxGrid, MultiAssetProblem, RegimeProblem
+from mfamm_jax.solvers.hjb.strang import Strang
 from mfamm_jax.solvers.hjb.uniformization import (
     SQUARING_NORM,
     TaylorAction,
@@ -20,16 +26,21 @@ ACTION_NORM = 64.0
 LOG_RANGE = {"float32": 80.0, "float64": 690.0}
 # Runge-Kutta steps are chosen so that step times fill rate stays below this: local error about (1/4)^5/120.
 RATE_STEP = 0.25
+# More explicit steps than this are slower than implicit ones, which may be this much longer.
+MOST_EXPLICIT_STEPS = 4000
+IMPLICIT_RATE_STEP = 8.0
+# Changes of regime per splitting step.
+SWITCHES_PER_STEP = 0.1
 
 
-def fill_rate_bound(problem: HJBProblem, grid: Grid) -> float:
-    r"""Upper estimate of the optimal policy's total fill rate [1/s] over a batch.
+def fill_rates(problem: HJBProblem, max_inventory: int) -> np.ndarray:
+    r"""Upper estimate of the optimal policy's total fill rate [1/s], one per row of a batch.
 
     Without a lower depth limit the rate at the inventory limit grows until it carries the penalty away: the fluid solution
     gives $e^{k|H_q|} \le 2(1 + \phi Q^2 e k/(2\Lambda))$, hence a rate of $2\Lambda/e + k(\phi Q^2 + |\mu| Q)$, and at the horizon
     the terminal penalty's slope gives $(\Lambda/e)\,e^{k\alpha(2Q-1)}$.
     """
-    q = grid.max_inventory
+    q = max_inventory
     total = np.zeros(())
     for side in (problem.bid, problem.ask):
         if not isinstance(side, ExponentialIntensity):
@@ -40,20 +51,20 @@ def fill_rate_bound(problem: HJBProblem, grid: Grid) -> float:
         free = np.maximum(2 * scale / np.e + decay * penalty, scale * np.exp(np.minimum(steep, 60.0) - 1))
         limited = scale * np.exp(np.minimum(-decay * np.asarray(problem.min_depth, float), 60.0))
         total = total + np.minimum(free, limited)
-    return float(np.max(total))
+    return np.asarray(total)
 
 
-def _linear_norm(problem: HJBProblem, grid: Grid) -> float:
-    """Largest shifted norm of A times the horizon over a batch."""
+def _linear_norm(problem: HJBProblem, grid: Any) -> np.ndarray:
+    """Shifted norm of A times the horizon."""
     decay, q = np.asarray(problem.ask.decay), grid.max_inventory
     spread = decay * (np.asarray(problem.inventory_penalty) * q**2 + 2 * np.abs(np.asarray(problem.drift)) * q)
     flows = np.asarray(problem.ask.scale) + np.asarray(problem.bid.scale)
     costs = np.minimum(np.asarray(problem.bid_adverse_selection), np.asarray(problem.ask_adverse_selection))
     coupling = flows * np.exp(-1.0 - decay * np.minimum(costs, 0.0))
-    return float(np.max((spread + coupling) * np.asarray(problem.horizon)))
+    return np.asarray((spread + coupling) * np.asarray(problem.horizon))
 
 
-def _log_range(problem: HJBProblem, grid: Grid) -> float:
+def _log_range(problem: HJBProblem, grid: Any) -> np.ndarray:
     r"""Upper estimate of $k (H(0) - H(\pm Q))$, the e-folds that v spans.
 
     The penalties paid over the horizon, or the stationary sum of $k (H(q-1) - H(q)) \le
@@ -66,20 +77,20 @@ def _log_range(problem: HJBProblem, grid: Grid) -> float:
     stationary = np.sum(np.arccosh(1 + np.e * decay * penalty / (2 * scale)), axis=-1)
     paid = (decay * penalty)[..., -1] * np.asarray(problem.horizon)
     terminal = decay[..., 0] * np.asarray(problem.terminal_penalty) * grid.max_inventory**2
-    return float(np.max(np.minimum(paid, stationary) + terminal))
+    return np.asarray(np.minimum(paid, stationary) + terminal)
 
 
-def _action_norm_in_logarithms(problem: HJBProblem, grid: Grid) -> float:
+def _action_norm_in_logarithms(problem: HJBProblem, grid: Any) -> np.ndarray:
     """As `_linear_norm`; in logarithms the off-diagonals are the optimal policy's fill rates."""
     decay, q = np.asarray(problem.ask.decay), grid.max_inventory
     spread = decay * (np.asarray(problem.inventory_penalty) * q**2 + 2 * np.abs(np.asarray(problem.drift)) * q)
-    return float(np.max((spread + fill_rate_bound(problem, grid)) * np.asarray(problem.horizon)))
+    return np.asarray((spread + fill_rates(problem, q)) * np.asarray(problem.horizon))
 
 
 def choose_scheme(
-    problem: HJBProblem, grid: Grid, wanted: type[AbstractScheme] | None = None
+    problem: AbstractProblem, grid: Any, wanted: type[AbstractScheme] | None = None
 ) -> tuple[AbstractScheme, str]:
-    """Scheme for concrete parameters; a batch (leading axes) gets one scheme that serves every row.
+    """Scheme for concrete parameters; a batch (any axes) gets one scheme that serves every row.
 
     Args:
         problem: Concrete (not traced) parameters.
@@ -89,24 +100,100 @@ def choose_scheme(
     Returns:
         The scheme and one sentence that says why.
     """
+    if isinstance(problem, RegimeProblem) or wanted is Strang:
+        return _for_regimes(problem, grid, wanted)
+    if isinstance(problem, MultiAssetProblem):
+        _allow(problem, wanted, ExplicitRK)
+        return _explicit(problem, grid, "several assets")
     if not isinstance(problem, HJBProblem):
-        kind = type(problem).__name__
-        raise ValueError(f"no choice for a {kind} yet: give ExplicitRK(n_substeps) and look at stats['rate_step']")
-    reason = "asked for" if wanted is ExplicitRK else _why_not_linear(problem)
+        raise ValueError(f"no choice for a {type(problem).__name__}: give ExplicitRK(n_substeps) or Diffrax()")
+    if wanted is HanWong:
+        return HanWong(), "adaptive Han-Wong, order 4, quotes to 1e-5 a step: asked for"
+    reason = "asked for" if wanted in (ExplicitRK, Implicit) else why_not_linear(problem)
+    if wanted in (TaylorAction, Uniformization) and reason:
+        raise ValueError(f'{wanted.__name__} cannot solve this problem: {reason}; use scheme = "explicit"')
     if reason:
-        if wanted in (TaylorAction, Uniformization):
-            raise ValueError(f'{wanted.__name__} cannot solve this problem: {reason}; use scheme = "explicit"')
-        bound = fill_rate_bound(problem, grid)
-        steps = max(ceil(bound * float(np.max(problem.horizon)) / grid.n_steps / RATE_STEP), 4)
-        return ExplicitRK(steps), f"explicit Runge-Kutta, {steps} steps a row: {reason}"
-    span = _log_range(problem, grid)
+        return _general(problem, grid, wanted, reason)
+    return _linear(problem, grid, wanted)
+
+
+def _allow(problem: AbstractProblem, wanted: type[AbstractScheme] | None, *fitting: type[AbstractScheme]) -> None:
+    if wanted is not None and wanted not in fitting:
+        names = " or ".join(scheme.__name__ for scheme in fitting)
+        raise ValueError(f"{wanted.__name__} does not solve a {type(problem).__name__}: use {names}")
+
+
+def _explicit_steps(problem: AbstractProblem, grid: Any) -> int:
+    steps = exit_rate_bound(problem, grid) * float(np.max(problem.horizon)) / grid.n_steps / RATE_STEP
+    return max(ceil(steps), 4)
+
+
+def _explicit(problem: AbstractProblem, grid: Any, reason: str) -> tuple[AbstractScheme, str]:
+    steps = _explicit_steps(problem, grid)
+    return ExplicitRK(steps), f"explicit Runge-Kutta, {steps} steps a row: {reason}"
+
+
+def exit_rate_bound(problem: AbstractProblem, grid: Any) -> float:
+    """Upper estimate [1/s] of the rate at which any state of any row is left under the optimal quotes."""
+    if isinstance(problem, RegimeProblem):
+        switching = float(np.max(-np.diagonal(np.asarray(problem.generator), axis1=-2, axis2=-1)))
+        return switching + exit_rate_bound(problem.regimes, grid)
+    if isinstance(problem, MultiAssetProblem) and isinstance(grid, BoxGrid):
+        # Near the corner of the box one fill saves at most the asset's own share of the joint penalty.
+        joint = np.abs(np.asarray(problem.penalty_matrix)) @ np.asarray(grid.max_inventories, float)
+        total = 0.0
+        for asset, q, share in zip(problem.assets, grid.max_inventories, joint, strict=True):
+            decay = max(float(np.max(side.decay)) for side in (asset.bid, asset.ask))
+            total += float(np.max(fill_rates(asset, q))) + 2 * decay * share * q
+        return total
+    return float(np.max(fill_rates(problem, grid.max_inventory)))
+
+
+def _for_regimes(
+    problem: AbstractProblem, grid: Any, wanted: type[AbstractScheme] | None
+) -> tuple[AbstractScheme, str]:
+    if not isinstance(problem, RegimeProblem):
+        raise ValueError(f"Strang splits a RegimeProblem, not a {type(problem).__name__}")
+    _allow(problem, wanted, ExplicitRK, Strang)
+    exponential = all(isinstance(s, ExponentialIntensity) for s in (problem.regimes.bid, problem.regimes.ask))
+    steps = _explicit_steps(problem, grid) if exponential else MOST_EXPLICIT_STEPS
+    if wanted is ExplicitRK or (wanted is None and steps * grid.n_steps < MOST_EXPLICIT_STEPS):
+        return _explicit(problem, grid, "asked for" if wanted else "regimes, short horizon")
+    horizon = float(np.max(problem.horizon)) / grid.n_steps
+    switching = float(np.max(-np.diagonal(np.asarray(problem.generator), axis1=-2, axis2=-1)))
+    fills = exit_rate_bound(problem.regimes, grid) if exponential else 0.0
+    splits = max(ceil(horizon * max(switching / SWITCHES_PER_STEP, fills / IMPLICIT_RATE_STEP)), 16)
+    why = "asked for" if wanted else "regimes, too stiff for explicit steps"
+    return Strang(Implicit(1), splits), f"Strang splitting, {splits} implicit steps a row: {why}"
+
+
+def _general(
+    problem: HJBProblem, grid: Any, wanted: type[AbstractScheme] | None, reason: str
+) -> tuple[AbstractScheme, str]:
+    exponential = all(isinstance(side, ExponentialIntensity) for side in (problem.bid, problem.ask))
+    batch = any(np.ndim(x) for x in jax.tree.leaves(problem)) if exponential else bool(np.ndim(problem.horizon))
+    if wanted is ExplicitRK:
+        return _explicit(problem, grid, reason)
+    steps = _explicit_steps(problem, grid) if exponential else MOST_EXPLICIT_STEPS
+    if wanted is None and steps * grid.n_steps < MOST_EXPLICIT_STEPS:
+        return _explicit(problem, grid, reason)
+    if wanted is None and not batch:
+        return HanWong(), f"adaptive Han-Wong, order 4, quotes to 1e-5 a step: {reason}"
+    if not exponential:
+        raise ValueError(f"{reason}: no bound on its rates is known; for a batch give Implicit(n_substeps)")
+    steps = max(ceil(steps * RATE_STEP / IMPLICIT_RATE_STEP), 16)
+    return Implicit(steps), f"implicit steps with policy iteration, {steps} a row: {reason}, long horizon"
+
+
+def _linear(problem: HJBProblem, grid: Any, wanted: type[AbstractScheme] | None) -> tuple[AbstractScheme, str]:
+    span = float(np.max(_log_range(problem, grid)))
     if wanted is not Uniformization and span > LOG_RANGE[np.asarray(problem.horizon).dtype.name]:
-        norm = _action_norm_in_logarithms(problem, grid) / grid.n_steps
+        norm = float(np.max(_action_norm_in_logarithms(problem, grid))) / grid.n_steps
         substeps = max(ceil(norm / ACTION_NORM), 1)
         terms = terms_for(norm / substeps)
         why = f"Taylor action in logarithms, {substeps} x {terms} terms a row: values may span {span:.0f} e-folds"
         return TaylorAction(substeps, terms, in_logarithms=True), why
-    norm = _linear_norm(problem, grid) / grid.n_steps
+    norm = float(np.max(_linear_norm(problem, grid))) / grid.n_steps
     size = 2 * grid.max_inventory + 1
     substeps = max(ceil(norm / ACTION_NORM), 1)
     terms = terms_for(norm / substeps)
@@ -122,7 +209,8 @@ def choose_scheme(
     return scheme, f"uniformisation, {squarings} squarings: {why}"
 
 
-def _why_not_linear(problem: HJBProblem) -> str:
+def why_not_linear(problem: HJBProblem) -> str:
+    """Empty if the linear schemes apply."""
     if not (isinstance(problem.bid, ExponentialIntensity) and isinstance(problem.ask, ExponentialIntensity)):
         return "the fill curve is not exponential"
     if np.any(np.asarray(problem.bid.decay) != np.asarray(problem.ask.decay)):

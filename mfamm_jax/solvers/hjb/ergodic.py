@@ -44,7 +44,7 @@ class Ergodic(AbstractScheme):
     """Howard's policy iteration for the stationary problem: each step solves for the gain and value of one policy.
 
     The iterations run under `stop_gradient`; one more, with gradients, gives the derivative of the implicit function.
-    `stats["gain"]` is g [price/s], `stats["residual"]` the largest violation of the equation relative to the rates in it.
+    `stats["gain"]` is g [price/s], `stats["residual"]` the largest violation of the equation [price/s].
 
     Args:
         n_iterations: Policies tried; convergence is quadratic, 5 to 10 suffice.
@@ -79,8 +79,8 @@ class Ergodic(AbstractScheme):
         table = ValueTable(time_left, jnp.broadcast_to(value, (grid.n_steps + 1, value.size)), gain * time_left)
         last, last_gain = jax.lax.stop_gradient((value, gain))
         scale = jnp.max(jnp.abs(frozen.inventory_penalty * grid.inventory**2)) + jnp.max(frozen.exit_rate(last))
-        residual = jnp.max(jnp.abs(frozen.value_rate(last) - last_gain)) / scale
-        converged = residual <= 1e3 * jnp.finfo(value.dtype).eps
+        residual = jnp.max(jnp.abs(frozen.value_rate(last) - last_gain))
+        converged = residual <= 1e3 * jnp.finfo(value.dtype).eps * scale
         result = when(converged, RESULTS.successful, RESULTS.policy_not_converged)
         result = when(jnp.isfinite(value).all() & jnp.isfinite(gain), result, RESULTS.nonfinite)
         return Solution(table, result, {"gain": gain, "residual": residual} | certificates(problem, table))

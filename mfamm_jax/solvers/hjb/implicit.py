@@ -128,8 +128,8 @@ def implicit_step(
 def single_asset(problem: AbstractProblem, scheme: str) -> HJBProblem:
     """The problem itself, or an error that says what to use instead."""
     if not isinstance(problem, HJBProblem):
-        instead = "Strang(inner)" if hasattr(problem, "generator") else "ExplicitRK"
-        raise ValueError(f"{scheme} solves an HJBProblem, not a {type(problem).__name__}: use {instead}")
+        kind = type(problem).__name__
+        raise ValueError(f"{scheme} solves an HJBProblem, not a {kind}: use ExplicitRK, or Strang for regimes")
     return problem
 
 

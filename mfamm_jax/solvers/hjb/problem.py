@@ -10,6 +10,7 @@ in which volatility cannot widen the spread; docs/equations.md has the derivatio
 """
 
 import abc
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -25,6 +26,8 @@ from mfamm_jax.results import Solution
 
 class AbstractProblem(Checked):
     """Dynamics of a value function. Its array leads with inventory; axes of a batch of parameters, if any, trail.
+
+    In such a batch `horizon` has the batch's axes, and every other parameter has them or none.
 
     Every scheme that is not tied to one structure works on any of these through the methods below.
     """
@@ -111,9 +114,20 @@ class HJBProblem(AbstractProblem):
             return gain, rate
         return jnp.maximum(gain, 0.0), jnp.where(gain > 0, rate, 0.0)
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Trailing axes that the parameters bring to a value."""
+        fields = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        depth = jax.ShapeDtypeStruct((), self.horizon.dtype)
+        shapes = [jax.eval_shape(side.log_intensity, depth).shape for side in (self.bid, self.ask)]
+        return jnp.broadcast_shapes(*shapes, *(x.shape for x in fields if eqx.is_array(x)))
+
     def terminal_value(self, grid: "Grid") -> Float[Array, "inventory *rest"]:
         """(9)."""
-        return -self.terminal_penalty * column(grid.inventory, self.terminal_penalty.ndim) ** 2
+        shape = self.batch_shape
+        return jnp.broadcast_to(
+            -self.terminal_penalty * column(grid.inventory, len(shape)) ** 2, (grid.inventory.size, *shape)
+        )
 
     def value_rate(self, value: Float[Array, "inventory *rest"]) -> Float[Array, "inventory *rest"]:
         """The right-hand side above."""

@@ -31,17 +31,24 @@ def gauged_rate(
 
 
 def stepped_solution(
-    problem: AbstractProblem, grid: Any, start: tuple, rows: tuple, last_step: tuple, result: RESULTS, stats: dict
+    problem: AbstractProblem,
+    grid: Any,
+    start: tuple,
+    rows: tuple,
+    last_step: tuple | None,
+    result: RESULTS,
+    stats: dict,
 ) -> Solution:
-    """Table from its rows; `last_step` is (relative value before, after, duration) of one step at the end."""
+    """Table from its rows; `last_step` is (relative value before, after, duration) of one step at the end, if known."""
     relative = jnp.concatenate([start[0][None], rows[0]])
     offset = jnp.concatenate([start[1][None], rows[1]])
     times = jnp.linspace(0.0, 1.0, grid.n_steps + 1)
     table = ValueTable(jnp.multiply.outer(times, problem.horizon), relative, offset)
     finite = over_states(jnp.all, problem, jnp.isfinite(relative)) & jnp.isfinite(offset).all(axis=0)
     result = when(finite, result, RESULTS.nonfinite)
-    stats = stats | {"residual": defect(problem, *last_step)} | certificates(problem, table)
-    return Solution(table, result, stats)
+    if last_step is not None:
+        stats["residual"] = defect(problem, *last_step)
+    return Solution(table, result, stats | certificates(problem, table))
 
 
 def defect(

@@ -4,38 +4,59 @@ Both schemes sum the exponential of the shifted, entrywise non-negative matrix $
 keeps its relative accuracy - quotes are logarithms of ratios of neighbours. A diagonalisation would lose them: it is
 accurate in norm only.
 
-The transform exists only for k+ = k-: derivatives are right in every parameter and in the common decay (move both sides
-together); for the derivative in one side's decay alone use `ExplicitRK`.
+The transform exists only for k+ = k-. The derivative in k+ - k-, where both sides have a decay of their own, comes from the
+sensitivity equation by explicit steps, and costs what those cost; sides that share one decay do not pay for it.
 """
 
+from functools import partial
 from math import ceil
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfamm_jax.fields import static_field
 from mfamm_jax.models.intensity import ExponentialIntensity
-from mfamm_jax.results import RESULTS, Solution
-from mfamm_jax.solvers.hjb.certificates import certificates
-from mfamm_jax.solvers.hjb.problem import AbstractProblem, AbstractScheme, Grid, HJBProblem, ValueTable, optimal_depths
+from mfamm_jax.results import RESULTS, Solution, when
+from mfamm_jax.solvers.hjb.certificates import certificates, over_states
+from mfamm_jax.solvers.hjb.explicit import ExplicitRK
+from mfamm_jax.solvers.hjb.problem import (
+    AbstractProblem,
+    AbstractScheme,
+    Grid,
+    HJBProblem,
+    ValueTable,
+    column,
+    indifference_costs,
+)
+from mfamm_jax.solvers.hjb.steps import gauged_rate
 
 # One Taylor sum covers this much of the shifted norm in the squaring scheme; more wastes terms, less wastes squarings.
 SQUARING_NORM = 2.5
+# Explicit steps per unit of the norm, for the derivative in the difference of the decays.
+STEPS_PER_NORM = 8
 
 
 def linear_generator(
     problem: HJBProblem, grid: Grid
-) -> tuple[Float[Array, " inventory"], Float[Array, ""], Float[Array, ""]]:
+) -> tuple[Float[Array, "inventory *batch"], Float[Array, "*batch"], Float[Array, "*batch"]]:
     r"""Diagonal of A and its two constant off-diagonals: A[q, q-1] (ask fills) and A[q, q+1] (bid fills) [1/s]."""
+    bid, ask, decay = problem.bid, problem.ask, common_decay(problem)
+    drift, penalty = decay * problem.drift, decay * problem.inventory_penalty
+    to_lower = jnp.exp(ask.log_coupling(problem.fill_risk_aversion) - ask.decay * problem.ask_adverse_selection)
+    to_upper = jnp.exp(bid.log_coupling(problem.fill_risk_aversion) - bid.decay * problem.bid_adverse_selection)
+    drift, penalty, to_lower, to_upper, _ = jnp.broadcast_arrays(drift, penalty, to_lower, to_upper, problem.horizon)
+    q = column(grid.inventory, drift.ndim)
+    return drift * q - penalty * q**2, to_lower, to_upper
+
+
+def common_decay(problem: HJBProblem) -> Float[Array, "*batch"]:
+    """Mean of both, so that each side carries half of the derivative."""
     bid, ask = problem.bid, problem.ask
     if not (isinstance(bid, ExponentialIntensity) and isinstance(ask, ExponentialIntensity)):
         raise ValueError(f"a linear scheme needs ExponentialIntensity on both sides, got {bid} and {ask}")
-    q = grid.inventory
-    diagonal = ask.decay * (problem.drift * q - problem.inventory_penalty * q**2)
-    to_lower = jnp.exp(ask.log_coupling(problem.fill_risk_aversion) - ask.decay * problem.ask_adverse_selection)
-    to_upper = jnp.exp(bid.log_coupling(problem.fill_risk_aversion) - bid.decay * problem.bid_adverse_selection)
-    return diagonal, to_lower, to_upper
+    return ask.decay if bid.decay is ask.decay else 0.5 * (bid.decay + ask.decay)
 
 
 def _single_inventory(problem: AbstractProblem) -> HJBProblem:
@@ -44,35 +65,73 @@ def _single_inventory(problem: AbstractProblem) -> HJBProblem:
     return problem
 
 
-def _table(problem: HJBProblem, grid: Grid, start, log_v: Float[Array, "time inventory"], norm, limit) -> Solution:
-    """Value table from ln v per time; `norm` is the shifted norm the Taylor sum met, `limit` what it can take."""
-    middle, decay = grid.max_inventory, problem.ask.decay
+def _table(
+    problem: HJBProblem, grid: Grid, start, log_v: Float[Array, "time inventory *batch"], norm, limit
+) -> Solution:
+    """Value table from ln v per time; `norm` is the shifted norm a row's Taylor sums met, `limit` what they can take."""
+    middle, decay = grid.max_inventory, common_decay(problem)
     relative = (log_v - log_v[:, middle, None]) / decay
     # v starts from the value in its gauge: the first offset comes on top.
-    first = start[middle]
-    offset = first + jnp.concatenate([jnp.zeros(1, log_v.dtype), log_v[:, middle] / decay])
-    table = ValueTable(
-        problem.horizon * jnp.linspace(0.0, 1.0, grid.n_steps + 1),
-        jnp.concatenate([(start - first)[None], relative]),
-        offset,
+    first = start[middle] + 0.0 * norm
+    offset = jnp.concatenate([first[None], first + log_v[:, middle] / decay])
+    relative = jnp.concatenate([(start - start[middle] + 0.0 * norm)[None], relative])
+    if problem.bid.decay is not problem.ask.decay:
+        half = 0.5 * (problem.ask.decay - problem.bid.decay)
+        n_substeps = ceil(STEPS_PER_NORM * limit)
+        extra = _decay_difference(half, (problem, start), Grid(grid.max_inventory, grid.n_steps), n_substeps)
+        relative, offset = relative + extra[0], offset + extra[1]
+    times = jnp.linspace(0.0, 1.0, grid.n_steps + 1)
+    table = ValueTable(jnp.multiply.outer(times, problem.horizon), relative, offset)
+
+    frozen, unlimited = jax.lax.stop_gradient((problem, relative[1:]))
+    binds = jnp.zeros(norm.shape, bool)
+    for cost, side in zip(indifference_costs(frozen, unlimited, axis=1), ("bid", "ask"), strict=True):
+        free = getattr(frozen, side).natural_margin(frozen.fill_risk_aversion)
+        moved = jnp.abs(frozen.margin(cost, side) - free) > 1e-6 * free
+        binds = binds | moved.any(axis=(0, 1))
+    result = when(binds, RESULTS.clamp_binds, RESULTS.successful)
+    result = when(norm <= limit, result, RESULTS.too_few_terms)
+    result = when(frozen.bid.decay == frozen.ask.decay, result, RESULTS.unequal_decay)
+    finite = jnp.isfinite(relative).all(axis=(0, 1)) & jnp.isfinite(offset).all(axis=0)
+    result = when(finite, result, RESULTS.nonfinite)
+    stats = {"norm": norm, "residual": _residual(frozen, grid, unlimited[-1])}
+    return Solution(table, result, stats | certificates(problem, table))
+
+
+def _residual(problem: HJBProblem, grid: Grid, relative: Float[Array, "inventory *batch"]) -> Float[Array, "*batch"]:
+    r"""Largest difference [price/s] of $A v/(k v)$ from the right-hand side of the equation: what the transform rests on."""
+    diagonal, to_lower, to_upper = linear_generator(problem, grid)
+    decay = common_decay(problem)
+    rise = jnp.exp(decay * jnp.diff(relative, axis=0))
+    zero = jnp.zeros_like(relative[:1])
+    below, above = jnp.concatenate([zero, to_lower / rise]), jnp.concatenate([to_upper * rise, zero])
+    rate = (diagonal + below + above) / decay
+    rate = rate - problem.gauge(rate)
+    return over_states(jnp.max, problem, jnp.abs(rate - gauged_rate(problem, relative)[0]))
+
+
+def _explicit_rows(half, problem, start, grid, n_substeps):
+    """Rows of the table for decays k - half (bid) and k + half (ask)."""
+    k = common_decay(problem)
+    sides = [eqx.tree_at(lambda s: s.decay, s, k + d) for s, d in ((problem.bid, -half), (problem.ask, half))]
+    table = (
+        ExplicitRK(n_substeps).solve(eqx.tree_at(lambda p: (p.bid, p.ask), problem, tuple(sides)), grid, start).value
     )
-    unlimited = jax.lax.stop_gradient(relative)
-    bid, ask = optimal_depths(problem, unlimited)
-    free_margin = problem.ask.natural_margin(problem.fill_risk_aversion)
-    rise = unlimited[:, 1:] - unlimited[:, :-1]
-    # The clamp binds where the best depth within the limits is not cost + natural margin.
-    tolerance = 1e-6 * free_margin
-    gap_bid = jnp.abs(bid[:, :-1] - (problem.bid_adverse_selection - rise + free_margin))
-    gap_ask = jnp.abs(ask[:, 1:] - (problem.ask_adverse_selection + rise + free_margin))
-    binds = (jnp.maximum(gap_bid, gap_ask) > tolerance).any() & (
-        jnp.isfinite(problem.min_depth) | jnp.isfinite(problem.max_depth)
-    )
-    result = RESULTS.where(binds, RESULTS.clamp_binds, RESULTS.successful)
-    result = RESULTS.where(norm <= limit, result, RESULTS.too_few_terms)
-    result = RESULTS.where(problem.bid.decay == problem.ask.decay, result, RESULTS.unequal_decay)
-    finite = jnp.isfinite(relative).all() & jnp.isfinite(offset).all()
-    result = RESULTS.where(finite, result, RESULTS.nonfinite)
-    return Solution(table, result, {"norm": norm} | certificates(problem, table))
+    return table.relative_value, table.offset
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _decay_difference(half, rest, grid, n_substeps):
+    """Zero, whose derivative in `half` is that of the rows of the table."""
+    rows = jax.eval_shape(lambda: _explicit_rows(half, *rest, grid, n_substeps))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), rows)
+
+
+@_decay_difference.defjvp
+def _decay_difference_jvp(grid, n_substeps, primals, tangents):
+    half, rest = primals
+    zero = _decay_difference(half, rest, grid, n_substeps)
+    return zero, jax.jvp(lambda h: _explicit_rows(h, *rest, grid, n_substeps), (0.0 * half,), (tangents[0],))[1]
 
 
 class Uniformization(AbstractScheme):
@@ -88,11 +147,17 @@ class Uniformization(AbstractScheme):
     n_squarings: int = static_field(default=10, lower=0, help="squarings of the step matrix")
     n_terms: int = static_field(default=24, lower=4, help="Taylor terms")
 
-    def solve(self, problem: AbstractProblem, grid: Grid, start: Float[Array, " inventory"] | None = None) -> Solution:
-        """One step matrix, then one product per row of the table."""
+    def solve(
+        self, problem: AbstractProblem, grid: Grid, start: Float[Array, "inventory *batch"] | None = None
+    ) -> Solution:
+        """One step matrix, then one product per row of the table; trailing axes of a batch are mapped over."""
         problem = _single_inventory(problem)
         diagonal, to_lower, to_upper = linear_generator(problem, grid)
         terminal = problem.terminal_value(grid) if start is None else start
+        if to_lower.ndim:
+            each = jax.tree.map(lambda x: jnp.broadcast_to(x, to_lower.shape), problem)
+            terminal = jnp.broadcast_to(terminal, diagonal.shape)
+            return jax.vmap(lambda p, s: self.solve(p, grid, s), in_axes=-1, out_axes=-1)(each, terminal)
         relative = terminal - problem.gauge(terminal)
         step = problem.horizon / grid.n_steps
         shift = -jnp.min(diagonal)
@@ -102,12 +167,11 @@ class Uniformization(AbstractScheme):
         def multiply(power, order):
             below = to_lower * scaled * jnp.pad(power[:-1], ((1, 0), (0, 0)))
             above = to_upper * scaled * jnp.pad(power[1:], ((0, 1), (0, 0)))
-            power = (shifted * power + below + above) / order
-            return power, None
+            return (shifted * power + below + above) / order
 
         def accumulate(carry, order):
             power, total = carry
-            power, _ = multiply(power, order)
+            power = multiply(power, order)
             return (power, total + power), None
 
         eye = jnp.eye(diagonal.size, dtype=diagonal.dtype) + 0.0 * scaled
@@ -129,10 +193,10 @@ class Uniformization(AbstractScheme):
             carry = (v / top, log_v_scale + log_scale + jnp.log(top) - shift * step)
             return carry, jnp.log(carry[0]) + carry[1]
 
-        start = jnp.exp(problem.ask.decay * relative)
+        start = jnp.exp(common_decay(problem) * relative)
         _, log_v = jax.lax.scan(advance, (start, 0.0 * scaled), length=grid.n_steps)
-        norm = (shift + jnp.max(diagonal) + to_lower + to_upper) * scaled
-        return _table(problem, grid, terminal, log_v, norm, most_norm(self.n_terms))
+        norm = (shift + jnp.max(diagonal) + to_lower + to_upper) * step
+        return _table(problem, grid, terminal, log_v, norm, 2**self.n_squarings * most_norm(self.n_terms))
 
 
 class TaylorAction(AbstractScheme):
@@ -149,21 +213,24 @@ class TaylorAction(AbstractScheme):
     n_terms: int = static_field(default=64, lower=4, help="Taylor terms")
     in_logarithms: bool = static_field(default=False, help="for values that span more than the precision's range")
 
-    def solve(self, problem: AbstractProblem, grid: Grid, start: Float[Array, " inventory"] | None = None) -> Solution:
+    def solve(
+        self, problem: AbstractProblem, grid: Grid, start: Float[Array, "inventory *batch"] | None = None
+    ) -> Solution:
         """Applies the exponential row by row."""
         problem = _single_inventory(problem)
         diagonal, to_lower, to_upper = linear_generator(problem, grid)
         terminal = problem.terminal_value(grid) if start is None else start
         relative = terminal - problem.gauge(terminal)
         step = problem.horizon / (grid.n_steps * self.n_substeps)
-        shift = -jnp.min(diagonal)
+        shift = -jnp.min(diagonal, axis=0)
         shifted, below, above = (diagonal + shift) * step, to_lower * step, to_upper * step
         inverse_orders = 1 / jnp.arange(self.n_terms, 0, -1, dtype=diagonal.dtype)
 
         def exponential(start, below, above):
             def nest(v, inverse_order):
                 # Horner's form v + N/1 (v + N/2 (v + ...)) carries one vector where term and sum would be two.
-                neighbours = below * jnp.pad(v[:-1], (1, 0)) + above * jnp.pad(v[1:], (0, 1))
+                zero = jnp.zeros_like(v[:1])
+                neighbours = below * jnp.concatenate([zero, v[:-1]]) + above * jnp.concatenate([v[1:], zero])
                 return start + (shifted * v + neighbours) * inverse_order, None
 
             return jax.lax.scan(nest, start, inverse_orders)[0]
@@ -171,30 +238,31 @@ class TaylorAction(AbstractScheme):
         def plain(carry, _):
             v, log_scale = carry
             v = exponential(v, below, above)
-            top = jax.lax.stop_gradient(jnp.max(v))
+            top = jax.lax.stop_gradient(jnp.max(v, axis=0))
             return (v / top, log_scale + jnp.log(top) - shift * step), below + above
 
         def logarithmic(carry, _):
             # v = d w with d = v before the substep: the neighbours of w enter with the ratios of d, w starts at one.
             log_v, log_scale = carry
-            rise = log_v[1:] - log_v[:-1]
-            to_lower, to_upper = below * jnp.pad(jnp.exp(-rise), (1, 0)), above * jnp.pad(jnp.exp(rise), (0, 1))
+            rise, one = jnp.diff(log_v, axis=0), jnp.ones_like(log_v[:1])
+            to_lower = below * jnp.concatenate([one, jnp.exp(-rise)])
+            to_upper = above * jnp.concatenate([jnp.exp(rise), one])
             log_w = jnp.log(exponential(jnp.ones_like(log_v), to_lower, to_upper))
             middle = log_w[grid.max_inventory]
-            return (log_v + log_w - middle, log_scale + middle - shift * step), jnp.max(to_lower + to_upper)
+            return (log_v + log_w - middle, log_scale + middle - shift * step), jnp.max(to_lower + to_upper, axis=0)
 
         substep = logarithmic if self.in_logarithms else plain
 
         def row(carry, _):
             carry, rates = jax.lax.scan(substep, carry, length=self.n_substeps)
             log_v = carry[0] if self.in_logarithms else jnp.log(carry[0])
-            return carry, (log_v + carry[1], jnp.max(rates))
+            return carry, (log_v + carry[1], jnp.max(rates, axis=0))
 
-        start = problem.ask.decay * relative + 0.0 * step
+        start = common_decay(problem) * relative + 0.0 * shifted
         start = start if self.in_logarithms else jnp.exp(start)
-        _, (log_v, rates) = jax.lax.scan(row, (start, 0.0 * step), length=grid.n_steps)
-        norm = (shift + jnp.max(diagonal)) * step + jnp.max(rates)
-        return _table(problem, grid, terminal, log_v, norm, most_norm(self.n_terms))
+        _, (log_v, rates) = jax.lax.scan(row, (start, 0.0 * shift), length=grid.n_steps)
+        norm = ((shift + jnp.max(diagonal, axis=0)) * step + jnp.max(rates, axis=0)) * self.n_substeps
+        return _table(problem, grid, terminal, log_v, norm, self.n_substeps * most_norm(self.n_terms))
 
 
 def most_norm(n_terms: int) -> float:
