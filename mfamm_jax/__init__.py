@@ -32,6 +32,7 @@ _HOME = {
     "signal_generator": "mfamm_jax.solvers.hjb",
     "solve_hjb": "mfamm_jax.solvers.hjb",
     "solve_intervals": "mfamm_jax.solvers.hjb",
+    "solve_sweep": "mfamm_jax.solvers.hjb",
     "fit_poisson": "mfamm_jax.solvers.likelihood",
     "TripletLoss": "mfamm_jax.solvers.triplet",
     "fit_reach": "mfamm_jax.solvers.reach",

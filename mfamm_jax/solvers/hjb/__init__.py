@@ -25,6 +25,7 @@ from mfamm_jax.solvers.hjb.states import (
     solve_intervals,
 )
 from mfamm_jax.solvers.hjb.strang import Strang
+from mfamm_jax.solvers.hjb.sweep import solve_sweep
 from mfamm_jax.solvers.hjb.uniformization import TaylorAction, Uniformization
 
 __all__ = [
@@ -51,4 +52,5 @@ __all__ = [
     "signal_generator",
     "solve_hjb",
     "solve_intervals",
+    "solve_sweep",
 ]

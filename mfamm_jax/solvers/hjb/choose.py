@@ -54,7 +54,7 @@ def fill_rates(problem: HJBProblem, max_inventory: int) -> np.ndarray:
     return np.asarray(total)
 
 
-def _linear_norm(problem: HJBProblem, grid: Any) -> np.ndarray:
+def linear_norms(problem: HJBProblem, grid: Any) -> np.ndarray:
     """Shifted norm of A times the horizon."""
     decay, q = np.asarray(problem.ask.decay), grid.max_inventory
     spread = decay * (np.asarray(problem.inventory_penalty) * q**2 + 2 * np.abs(np.asarray(problem.drift)) * q)
@@ -113,7 +113,7 @@ def choose_scheme(
     if wanted in (TaylorAction, Uniformization) and reason:
         raise ValueError(f'{wanted.__name__} cannot solve this problem: {reason}; use scheme = "explicit"')
     if reason:
-        return _general(problem, grid, wanted, reason)
+        return general_scheme(problem, grid, wanted, reason)
     return _linear(problem, grid, wanted)
 
 
@@ -167,9 +167,10 @@ def _for_regimes(
     return Strang(Implicit(1), splits), f"Strang splitting, {splits} implicit steps a row: {why}"
 
 
-def _general(
-    problem: HJBProblem, grid: Any, wanted: type[AbstractScheme] | None, reason: str
+def general_scheme(
+    problem: HJBProblem, grid: Any, wanted: type[AbstractScheme] | None = None, reason: str = "not linear"
 ) -> tuple[AbstractScheme, str]:
+    """A scheme that steps through time, for one asset with any fill curves and limits."""
     exponential = all(isinstance(side, ExponentialIntensity) for side in (problem.bid, problem.ask))
     batch = any(np.ndim(x) for x in jax.tree.leaves(problem)) if exponential else bool(np.ndim(problem.horizon))
     if wanted is ExplicitRK:
@@ -180,7 +181,8 @@ def _general(
     if wanted is None and not batch:
         return HanWong(), f"adaptive Han-Wong, order 4, quotes to 1e-5 a step: {reason}"
     if not exponential:
-        raise ValueError(f"{reason}: no bound on its rates is known; for a batch give Implicit(n_substeps)")
+        # Trailing batches stop when all rows have arrived.
+        return HanWong(), f"adaptive Han-Wong, order 4, quotes to 1e-5 a step: {reason}"
     steps = max(ceil(steps * RATE_STEP / IMPLICIT_RATE_STEP), 16)
     return Implicit(steps), f"implicit steps with policy iteration, {steps} a row: {reason}, long horizon"
 
@@ -193,7 +195,7 @@ def _linear(problem: HJBProblem, grid: Any, wanted: type[AbstractScheme] | None)
         terms = terms_for(norm / substeps)
         why = f"Taylor action in logarithms, {substeps} x {terms} terms a row: values may span {span:.0f} e-folds"
         return TaylorAction(substeps, terms, in_logarithms=True), why
-    norm = float(np.max(_linear_norm(problem, grid))) / grid.n_steps
+    norm = float(np.max(linear_norms(problem, grid))) / grid.n_steps
     size = 2 * grid.max_inventory + 1
     substeps = max(ceil(norm / ACTION_NORM), 1)
     terms = terms_for(norm / substeps)
