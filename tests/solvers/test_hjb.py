@@ -13,6 +13,7 @@ from mfamm_jax.solvers.closed_form import stationary_depths
 from mfamm_jax.solvers.hjb import (
     ExplicitRK,
     Grid,
+    HanWong,
     HJBProblem,
     TaylorAction,
     Uniformization,
@@ -21,7 +22,7 @@ from mfamm_jax.solvers.hjb import (
     solve_hjb,
 )
 
-from ..checks import assert_close, assert_jit_vmap_loop_agree
+from ..checks import assert_close, assert_jit_vmap_loop_agree, check_grads
 from .cases import CASES as ALL_CASES
 from .cases import REFERENCE, problem_of
 
@@ -285,3 +286,128 @@ def test_both_forms_of_the_taylor_action_agree_with_their_gradients():
     assert_close(other, plain, float64=1e-11)
     slopes = [jax.jacrev(lambda p, s=s: value(p, s)[0])(jnp.asarray(0.05)) for s in (scheme, logarithmic)]
     assert_close(slopes[1], slopes[0], float64=1e-10)
+
+
+def test_the_adjoint_is_the_gradient(precision):
+    """Every parameter, several sums per row, unequal sides: against differentiating each term."""
+    grid = Grid(6, 2)
+    with jax.enable_x64(True):
+        exact = jax.jit(jax.grad(_weighted_value, argnums=range(6)), static_argnums=(6, 7))(
+            *_six(), TaylorAction(2, 60), grid
+        )
+        exact = [float(x) for x in exact]
+    scheme = TaylorAction(2, 60, adjoint=True)
+    found = jax.jit(jax.grad(_weighted_value, argnums=range(6)), static_argnums=(6, 7))(*_six(), scheme, grid)
+    np.testing.assert_allclose(found, exact, rtol=1e-10 if precision == "float64" else 1e-4, atol=1e-5)
+
+
+def _six():
+    return tuple(jnp.asarray(x, dtype=jnp.result_type(float)) for x in (0.02, 1.2, 0.8, 1.5, 3.0, 0.03))
+
+
+def _weighted_value(penalty, bid, ask, decay, horizon, drift, scheme, grid):
+    sides = ExponentialIntensity(bid, decay), ExponentialIntensity(ask, decay)
+    problem = HJBProblem(*sides, penalty, 0.01, horizon, drift)
+    value = solve_hjb(problem, scheme, grid).value.value
+    return jnp.sum(value * jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape))
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        TaylorAction(1, 50),
+        pytest.param(TaylorAction(1, 50, in_logarithms=True), marks=pytest.mark.slow),
+        pytest.param(Uniformization(4, 24), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_gradients_and_hessians_on_the_linear_path(scheme):
+    grid = Grid(3, 2)
+    check_grads(jax.jit(lambda *x: _weighted_value(*x, scheme, grid)), _six(), order=2, modes=["fwd", "rev"], rtol=1e-4)
+
+
+def test_the_adjoint_has_hessians():
+    grid = Grid(3, 2)
+    plain, adjoint = (
+        jax.jit(jax.hessian(lambda x, s=s: _weighted_value(*x, s, grid)))(jnp.stack(_six()))
+        for s in (TaylorAction(1, 50), TaylorAction(1, 50, adjoint=True))
+    )
+    assert_close(adjoint, plain, float64=1e-9)
+
+
+def test_decays_that_differ_in_the_derivative_only():
+    """k+ -> k-: the explicit scheme is continuous there, and its derivative across is the linear path's."""
+    grid = Grid(4, 1)
+
+    def value(difference, scheme):
+        sides = ExponentialIntensity(1.2, 1.5 - difference), ExponentialIntensity(0.8, 1.5 + difference)
+        return solve_hjb(HJBProblem(*sides, 0.02, horizon=4.0), scheme, grid).value.initial_value
+
+    linear, explicit = TaylorAction(1, 60), ExplicitRK(200)
+    assert_close(value(1e-9, explicit), value(0.0, linear), float64=1e-8)
+    slopes = [jax.jit(jax.jacfwd(lambda d, s=s: value(d, s)))(jnp.asarray(0.0)) for s in (linear, explicit)]
+    assert_close(slopes[0], slopes[1], float64=1e-7)
+    assert float(jnp.abs(slopes[0]).max()) > 0.05
+
+
+def test_time_rescaling():
+    grid, a = Grid(4, 2), 3.0
+    base = simple_problem(drift=0.01, horizon=6.0)
+    fast = simple_problem(drift=0.01 * a, horizon=6.0 / a, inventory_penalty=0.009 * a, scale=a)
+    for scheme in (TaylorAction(1, 60), ExplicitRK(40), HanWong(1e-6)):
+        slow_value, fast_value = (solve_hjb(p, scheme, grid).value.value for p in (base, fast))
+        assert_close(fast_value, slow_value, float64=1e-11)
+
+
+def test_evaluating_the_policy_reproduces_the_value():
+    """The quotes of the table, read at their rows and played for ever: a linear equation solved by numpy."""
+    problem, grid = simple_problem(min_depth=0.5, drift=0.02, horizon=2.0), Grid(3, 400)
+    table = solve_hjb(problem, ExplicitRK(4), grid).value
+    bids, asks = (np.nan_to_num(d, nan=np.inf) for d in optimal_depths(problem, table.relative_value))
+    inventory = np.arange(-3, 4)
+
+    def rates(depths):
+        rate = np.exp(-1.5 * depths)
+        return rate, rate * np.where(np.isinf(depths), 0.0, depths)
+
+    def rate_of_change(value, row):
+        (buy, earned_buying), (sell, earned_selling) = rates(bids[row]), rates(asks[row])
+        gain = earned_buying + earned_selling + 0.02 * inventory - 0.009 * inventory**2
+        up, down = np.append(value[1:], 0.0), np.append(0.0, value[:-1])
+        return gain + buy * (up - value) + sell * (down - value)
+
+    value, step = -1e-4 * inventory**2.0, 2.0 / 400
+    for row in range(400):  # the trapezoidal rule, the policy of both ends
+        first = rate_of_change(value, row)
+        value = value + step / 2 * (first + rate_of_change(value + step * first, row + 1))
+    # Second order in the step of the rows.
+    np.testing.assert_allclose(value, table.initial_value, atol=2e-6)
+
+
+def test_the_value_is_the_mean_of_simulated_objectives():
+    """(1) by simulation, fill by fill at exact event times by thinning, with nothing but the quotes from the solver."""
+    problem, grid = simple_problem(inventory_penalty=0.05, horizon=3.0, terminal_penalty=0.02), Grid(3, 60)
+    table = solve_hjb(problem, TaylorAction(1, 40), grid).value
+    # A depth of 50 is never filled.
+    depths = np.stack([np.nan_to_num(d, nan=50.0) for d in optimal_depths(problem, table.relative_value)])
+    rng, n = np.random.default_rng(3), 40_000
+    bound = 2 * np.exp(-1.5 * depths.min())
+    time, inventory, gain = np.zeros(n), np.zeros(n, int), np.zeros(n)
+    going = np.ones(n, bool)
+    while going.any():
+        wait = rng.exponential(1 / bound, n)
+        until = np.minimum(time + wait, 3.0)
+        gain -= np.where(going, 0.05 * inventory**2 * (until - time), 0.0)
+        time = until
+        going &= time < 3.0
+        row = np.clip((3.0 - time) / 0.05, 0, 60)
+        low, part = np.minimum(row.astype(int), 59), row - np.minimum(row.astype(int), 59)
+        quote = (1 - part) * depths[:, low, inventory + 3] + part * depths[:, low + 1, inventory + 3]
+        chance = rng.uniform(0, bound, n)
+        buy = going & (chance < np.exp(-1.5 * quote[0]))
+        sell = going & ~buy & (chance < np.exp(-1.5 * quote[0]) + np.exp(-1.5 * quote[1]))
+        gain += np.where(buy, quote[0], 0.0) + np.where(sell, quote[1], 0.0)
+        inventory = inventory + buy - sell
+    gain -= 0.02 * inventory**2
+    expected = float(table.initial_value[3])
+    assert abs(gain.mean() - expected) < 4 * gain.std() / np.sqrt(n)

@@ -13,8 +13,13 @@ from mfamm_jax.models.intensity import utility
 from mfamm_jax.results import RESULTS
 from mfamm_jax.solvers.closed_form import (
     ambiguity_penalties,
+    avellaneda_stoikov_depths,
+    cartea_jaimungal_value,
     fluid_stationary_slope,
     hamiltonian_curvature,
+    hamiltonian_slope,
+    matrix_quadratic_value,
+    quadratic_skew,
     quadratic_value,
     stationary_depths,
     stationary_quadratic_value,
@@ -164,3 +169,74 @@ def test_ambiguity_is_the_worst_case_of_an_entropic_adversary():
     margin, factor = 0.8, np.linspace(1e-6, 3, 300001)
     worst = (factor * margin + (factor * np.log(factor) - factor + 1) / 0.7).min()
     assert_close(utility(jnp.asarray(margin), xi), worst, float64=1e-8)
+
+
+@pytest.mark.parametrize("terminal", [0.0, 0.05, 3.0])
+def test_quadratic_skew_obeys_its_equation(terminal):
+    """Terminal penalties below and above the stationary curvature; the equation by differentiation, c(0) = 0."""
+    bid, ask = ExponentialIntensity(1.2, 1.4), ExponentialIntensity(0.7, 1.7)
+    terms = [(hamiltonian_slope(s), hamiltonian_curvature(s)) for s in (bid, ask)]
+
+    def skew(t):
+        return quadratic_skew(0.02, terminal, 0.03, *terms, t)
+
+    curvature = terms[0][1] + terms[1][1]
+    for t in (0.0, 0.4, 2.0, 30.0):
+        t = jnp.asarray(t)
+        value = quadratic_value(0.02, terminal, curvature, t)
+        expected = 0.03 - curvature * value * skew(t) + value * (terms[0][0] - terms[1][0])
+        expected = expected + value**2 * (terms[0][1] - terms[1][1]) / 2
+        assert_close(jax.grad(skew)(t), expected, float64=1e-11)
+    assert_close(skew(jnp.asarray(0.0)), 0.0, float64=1e-14)
+    assert np.isfinite(skew(jnp.asarray(1e5)))
+
+
+def test_quadratic_quotes_approach_the_exact_ones_when_fills_are_frequent():
+    """Lambda = 140, k = 1.5, sigma = 2: the figures of hjb-mathematics 2.6, error below 1e-3."""
+    side = ExponentialIntensity(140.0, 1.5)
+    problem, grid = HJBProblem(side, side, 0.2, 0.0, horizon=1.0, drift=0.05, fill_risk_aversion=0.1), Grid(20)
+    exact = solve(problem, choose_scheme(problem, grid)[0], grid).value.relative_value[-1]
+    bid, ask = (d[20] for d in optimal_depths(problem, exact))
+    terms = hamiltonian_slope(side, 0.1), hamiltonian_curvature(side, 0.1)
+    c = quadratic_skew(0.2, 0.0, 0.05, terms, terms, 1.0)
+    half = quadratic_value(0.2, 0.0, 2 * terms[1], 1.0) / 2
+    margin = side.natural_margin(jnp.asarray(0.1))
+    assert_close(jnp.stack([margin - c + half, margin + c + half]), jnp.stack([bid, ask]), float64=1e-3)
+
+
+def test_matrix_riccati_in_finite_time():
+    matrix = 0.02 * jnp.array([[1.0, 0.5, -0.3], [0.5, 1.0, 0.2], [-0.3, 0.2, 1.0]])
+    curvature, terminal = jnp.array([1.0, 0.7, 1.6]), jnp.array([0.01, 0.3, 0.0])
+
+    def value(t):
+        return matrix_quadratic_value(matrix, curvature, terminal, t)
+
+    for t in (0.0, 0.7, 9.0):
+        a = value(jnp.asarray(t))
+        assert_close(jax.jacfwd(value)(jnp.asarray(t)), matrix - 2 * a @ jnp.diag(curvature) @ a, float64=1e-12)
+    assert_close(value(jnp.asarray(0.0)), jnp.diag(terminal), float64=1e-14)
+    assert_close(value(jnp.asarray(1e4)), stationary_quadratic_value(matrix, curvature), float64=1e-12)
+    one = matrix_quadratic_value(matrix[:1, :1], curvature[:1], terminal[:1], 2.0)
+    assert_close(2 * one[0, 0], quadratic_value(0.02, 0.01, 1.0, 2.0), float64=1e-12)
+    flat = matrix_quadratic_value(jnp.zeros((1, 1)), curvature[:1], jnp.array([0.3]), 2.0)
+    assert_close(flat[0, 0], 0.3 / (1 + 2 * 0.3 * 2.0), float64=1e-12)
+
+
+def test_cartea_jaimungal_value_is_the_solvers():
+    bid, ask = ExponentialIntensity(1.2, 1.5), ExponentialIntensity(0.8, 1.5)
+    problem, grid = HJBProblem(bid, ask, 0.02, 0.05, horizon=4.0), Grid(5)
+    exact = solve(problem, choose_scheme(problem, grid)[0], grid).value.initial_value
+    assert_close(cartea_jaimungal_value(1.2, 0.8, 1.5, 0.02, 0.05, 4.0, 5), exact, float64=1e-11)
+
+
+def test_avellaneda_stoikov_depths_are_centred_on_the_reservation_price():
+    """Half the published spread around s - q gamma sigma^2 tau; the exact quotes skew less."""
+    q = jnp.arange(-3.0, 4.0)
+    bid, ask = avellaneda_stoikov_depths(0.1, 2.0, 1.5, q, 1.0)
+    assert_close((ask - bid) / 2, -q * 0.1 * 4.0, float64=1e-14)
+    assert_close(ask + bid, 0.4 + 20 * np.log1p(0.1 / 1.5) * np.ones(7), float64=1e-12)
+    side = ExponentialIntensity(140.0, 1.5)
+    problem, grid = HJBProblem(side, side, 0.2, 0.0, horizon=1.0, fill_risk_aversion=0.1), Grid(10)
+    exact = optimal_depths(problem, solve(problem, choose_scheme(problem, grid)[0], grid).value.relative_value[-1])
+    assert float(bid[3]) == pytest.approx(0.845, abs=1e-3)
+    assert float(exact[0][10]) == pytest.approx(0.672, abs=1e-3)

@@ -43,7 +43,7 @@ def test_every_row_is_what_it_would_be_alone(precision):
     for i in range(6):
         alone = solve(jax.tree.map(lambda x, i=i: x[i], every), HanWong(rtol), grid).value
         difference = np.diff(np.asarray(alone.relative_value), axis=1) - np.diff(
-            solution.value.relative_value[i], axis=1
+            solution.value.relative_value[..., i], axis=1
         )
         # RK4 at a quarter of a fill per step is the coarsest of the schemes.
         assert np.abs(difference).max() < (1e-5 if precision == "float64" else 1e-4)

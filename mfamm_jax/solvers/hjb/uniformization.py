@@ -10,6 +10,7 @@ sensitivity equation by explicit steps, and costs what those cost; sides that sh
 
 from functools import partial
 from math import ceil
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -199,6 +200,70 @@ class Uniformization(AbstractScheme):
         return _table(problem, grid, terminal, log_v, norm, 2**self.n_squarings * most_norm(self.n_terms))
 
 
+def _tridiagonal(v: Array, diagonal: Array, below: Array, above: Array) -> Array:
+    """N v; `below` multiplies the entry before, `above` the one after."""
+    zero = jnp.zeros_like(v[:1])
+    return diagonal * v + below * jnp.concatenate([zero, v[:-1]]) + above * jnp.concatenate([v[1:], zero])
+
+
+def _orders(n_terms: int, dtype: Any) -> Float[Array, " term"]:
+    return 1 / jnp.arange(n_terms, 0, -1, dtype=dtype)
+
+
+def _action(start: Array, diagonal: Array, below: Array, above: Array, n_terms: int) -> Array:
+    """The Taylor sum of e^N applied to a vector."""
+
+    def nest(v, inverse_order):
+        # Horner's form v + N/1 (v + N/2 (v + ...)) carries one vector where term and sum would be two.
+        return start + _tridiagonal(v, diagonal, below, above) * inverse_order, None
+
+    return jax.lax.scan(nest, start, _orders(n_terms, start.dtype))[0]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _adjoint_action(start: Array, diagonal: Array, below: Array, above: Array, n_terms: int) -> Array:
+    """As `_action` for off-diagonals without inventory axis."""
+    return _action(start, diagonal, below, above, n_terms)
+
+
+def _adjoint_forward(start, diagonal, below, above, n_terms):
+    end = _action(start, diagonal, below, above, n_terms)
+    return end, (start, diagonal, below, above, end)
+
+
+def _adjoint_backward(n_terms, saved, end_bar):
+    r"""Pairs the partial sums of the forward pass with the powers of the transposed matrix on the cotangent.
+
+    That gives the derivative in the diagonal. Those in the two constants follow from identities of the exponential
+    instead of two more sums: scaling N, $\bar w^\top N w$, and conjugation by $e^{\epsilon D}$ with D = diag(q), which scales the
+    off-diagonals against each other, $\bar s^\top D s - \bar w^\top D w$.
+    """
+    start, diagonal, below, above, end = saved
+    orders = _orders(n_terms, start.dtype)
+
+    def nest(v, inverse_order):
+        return start + _tridiagonal(v, diagonal, below, above) * inverse_order, v
+
+    def march(p, inverse_order):
+        p = p * inverse_order
+        # The matrix transposed: what was below is above.
+        return _tridiagonal(p, diagonal, above, below), p
+
+    sums = jax.lax.scan(nest, start, orders)[1]
+    powers = jax.lax.scan(march, end_bar, orders[::-1])[1]
+    diagonal_bar = jnp.sum(powers[::-1] * sums, axis=0)
+    start_bar = _action(end_bar, diagonal, above, below, n_terms)
+    # Without its largest entry the diagonal is small where v is large, and little cancels.
+    centred = diagonal - jnp.max(diagonal, axis=0)
+    q = column(jnp.arange(start.shape[0], dtype=start.dtype) - start.shape[0] // 2, start.ndim - 1)
+    both = jnp.sum(end_bar * _tridiagonal(end, centred, below, above) - centred * diagonal_bar, axis=0)
+    against = jnp.sum(q * (start_bar * start - end_bar * end), axis=0)
+    return start_bar, diagonal_bar, 0.5 * (both - against) / below, 0.5 * (both + against) / above
+
+
+_adjoint_action.defvjp(_adjoint_forward, _adjoint_backward)
+
+
 class TaylorAction(AbstractScheme):
     r"""Taylor sums of the shifted matrix acting on the vector: three diagonals only, cost grows with the horizon.
 
@@ -207,11 +272,14 @@ class TaylorAction(AbstractScheme):
         n_terms: Terms per sum; must exceed the shifted norm of a substep by about seven of its square roots.
         in_logarithms: Carry ln v and sum for v/v(before) instead: nothing underflows where v spans more than the numbers
             of the precision do, at about twice the work.
+        adjoint: Reverse mode by the adjoint sum (forward Kolmogorov): memory of one vector per sum, a fraction of the time of
+            differentiating its terms. Excludes forward mode; without effect in logarithms.
     """
 
     n_substeps: int = static_field(default=1, lower=1, help="Taylor sums per row of the table")
     n_terms: int = static_field(default=64, lower=4, help="Taylor terms")
     in_logarithms: bool = static_field(default=False, help="for values that span more than the precision's range")
+    adjoint: bool = static_field(default=False, help="faster reverse mode, no forward mode")
 
     def solve(
         self, problem: AbstractProblem, grid: Grid, start: Float[Array, "inventory *batch"] | None = None
@@ -224,20 +292,11 @@ class TaylorAction(AbstractScheme):
         step = problem.horizon / (grid.n_steps * self.n_substeps)
         shift = -jnp.min(diagonal, axis=0)
         shifted, below, above = (diagonal + shift) * step, to_lower * step, to_upper * step
-        inverse_orders = 1 / jnp.arange(self.n_terms, 0, -1, dtype=diagonal.dtype)
-
-        def exponential(start, below, above):
-            def nest(v, inverse_order):
-                # Horner's form v + N/1 (v + N/2 (v + ...)) carries one vector where term and sum would be two.
-                zero = jnp.zeros_like(v[:1])
-                neighbours = below * jnp.concatenate([zero, v[:-1]]) + above * jnp.concatenate([v[1:], zero])
-                return start + (shifted * v + neighbours) * inverse_order, None
-
-            return jax.lax.scan(nest, start, inverse_orders)[0]
+        exponential = _adjoint_action if self.adjoint and not self.in_logarithms else _action
 
         def plain(carry, _):
             v, log_scale = carry
-            v = exponential(v, below, above)
+            v = exponential(v, shifted, below, above, self.n_terms)
             top = jax.lax.stop_gradient(jnp.max(v, axis=0))
             return (v / top, log_scale + jnp.log(top) - shift * step), below + above
 
@@ -247,7 +306,7 @@ class TaylorAction(AbstractScheme):
             rise, one = jnp.diff(log_v, axis=0), jnp.ones_like(log_v[:1])
             to_lower = below * jnp.concatenate([one, jnp.exp(-rise)])
             to_upper = above * jnp.concatenate([jnp.exp(rise), one])
-            log_w = jnp.log(exponential(jnp.ones_like(log_v), to_lower, to_upper))
+            log_w = jnp.log(exponential(jnp.ones_like(log_v), shifted, to_lower, to_upper, self.n_terms))
             middle = log_w[grid.max_inventory]
             return (log_v + log_w - middle, log_scale + middle - shift * step), jnp.max(to_lower + to_upper, axis=0)
 
