@@ -48,8 +48,8 @@ CHUNK = 512 if ON_CPU else 65536
 def parameters(n_rows):
     """Risk aversion 0.1 with volatility 0.1 to 0.32, intensities 0.6 to 1.6 on each side."""
     rng = np.random.default_rng(0)
-    penalty = np.exp(rng.uniform(np.log(1e-3), np.log(1e-2), max(n_rows, N_PEER)))
-    bid, ask = np.exp(rng.uniform(-0.5, 0.5, (2, max(n_rows, N_PEER))))
+    penalty = np.exp(rng.uniform(np.log(1e-3), np.log(1e-2), 100_000))
+    bid, ask = np.exp(rng.uniform(-0.5, 0.5, (2, 100_000)))
     return penalty[:n_rows], bid[:n_rows], ask[:n_rows]
 
 
@@ -58,7 +58,8 @@ def problem_of(rows, dtype, horizon, min_depth):
     penalty, bid, ask = (jnp.asarray(x, dtype) for x in rows)
     decay, horizon, terminal, low = (jnp.full(penalty.shape, x, dtype) for x in (DECAY, horizon, TERMINAL, min_depth))
     sides = ExponentialIntensity(bid, decay), ExponentialIntensity(ask, decay)
-    return HJBProblem(*sides, penalty, terminal_penalty=terminal, horizon=horizon, min_depth=low)
+    problem = HJBProblem(*sides, penalty, terminal_penalty=terminal, horizon=horizon, min_depth=low)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, penalty.shape), problem)
 
 
 def timed(solve, n, repeats=3):
