@@ -17,6 +17,7 @@ from mfamm_jax.solvers.hjb import (
     ExplicitRK,
     Grid,
     HJBProblem,
+    Implicit,
     TaylorAction,
     Uniformization,
     choose_scheme,
@@ -25,7 +26,14 @@ from mfamm_jax.solvers.hjb import (
     solve_hjb,
 )
 
-SchemeName = Literal["auto", "uniformization", "taylor", "explicit"]
+SchemeName = Literal["auto", "uniformization", "taylor", "explicit", "implicit"]
+
+SCHEMES = {
+    "uniformization": Uniformization,
+    "taylor": TaylorAction,
+    "explicit": ExplicitRK,
+    "implicit": Implicit,
+}
 
 
 class Parameters(Checked):
@@ -137,9 +145,7 @@ def named_scheme(name: str, problem: HJBProblem, grid: Grid) -> tuple[AbstractSc
     """The scheme a config names, sized for the problem (or batch), and why."""
     if name == "auto":
         return choose_scheme(problem, grid)
-    return choose_scheme(
-        problem, grid, {"uniformization": Uniformization, "taylor": TaylorAction}.get(name, ExplicitRK)
-    )
+    return choose_scheme(problem, grid, SCHEMES[name])
 
 
 def _solve(plan: Any, experiment: HJBExperiment, prepared: None, results: Arrays, key: PRNGKeyArray) -> Arrays:

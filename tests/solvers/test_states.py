@@ -266,6 +266,8 @@ def test_trailing_axes_solve_a_batch():
         (lambda: BoxGrid((0, 2)), "max_inventories"),
         (lambda: choose_scheme(RegimeProblem(symmetric(), jnp.zeros((2, 2))), Grid(2), TaylorAction), "RegimeProblem"),
         (lambda: symmetric(min_depth=1.0, max_depth=0.5), "min_depth"),
+        (lambda: signal_generator(jnp.linspace(-1.0, 1.0, 5), -0.1, 1.0), "mean_reversion"),
+        (lambda: signal_generator(jnp.array([0.0, 1.0, 3.0]), 0.1, 1.0), "equal steps"),
     ],
 )
 def test_absurd_problems_are_refused_by_name(build, name):

@@ -27,6 +27,8 @@ class ExplicitRK(AbstractScheme):
         """Steps the value table; flags steps outside the stability bound."""
         step = problem.horizon / (grid.n_steps * self.n_substeps)
 
+        # Reverse mode keeps the table and, within the row at hand, one value per step; the stages are repeated.
+        @jax.checkpoint
         def substep(carry, _):
             relative, offset, _ = carry
             k1, o1 = gauged_rate(problem, relative)
@@ -36,7 +38,6 @@ class ExplicitRK(AbstractScheme):
             after = relative + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
             return (after, offset + step / 6 * (o1 + 2 * o2 + 2 * o3 + o4), jax.lax.stop_gradient(relative)), None
 
-        # Reverse mode keeps one value table row by row and repeats the steps within a row.
         @jax.checkpoint
         def row(carry, _):
             carry, _ = jax.lax.scan(substep, carry, length=self.n_substeps)

@@ -79,7 +79,14 @@ def signal_generator(
 
     Central differences where both rates stay positive, $|\theta z|\,\Delta z \le \eta^2$, upwind elsewhere; reflected at the ends.
     """
+    for name, value in (("mean_reversion", mean_reversion), ("volatility", volatility)):
+        if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) >= 0):
+            raise ValueError(f"signal_generator: {name} is {value}, expected >= 0")
     nodes = jnp.asarray(nodes, dtype=jnp.result_type(float))
+    if not isinstance(nodes, jax.core.Tracer):
+        gaps = np.diff(np.asarray(nodes))
+        if gaps.size == 0 or gaps.min() <= 0 or np.ptp(gaps) > 1e-4 * gaps.max():
+            raise ValueError(f"signal_generator: nodes must be at least two, rising in equal steps, got steps {gaps}")
     width = nodes[1] - nodes[0]
     drift = -mean_reversion * nodes
     spread = volatility**2 / (2 * width**2)

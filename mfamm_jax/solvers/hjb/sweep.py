@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.results import RESULTS, Solution
@@ -35,12 +36,13 @@ def solve_sweep(problems: HJBProblem, grid: Grid, chunk_rows: int | None = None)
         `Solution` whose arrays end with the row, and one sentence per bucket.
     """
     n_rows = _n_rows(problems)
-    rows = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (n_rows,)), problems)
+    leaves, tree = jax.tree.flatten(problems)
+    # One array: a chunk is one copy to the device.
+    numbers = np.stack([np.broadcast_to(np.asarray(x), (n_rows,)) for x in leaves])
+    rows = jax.tree.unflatten(tree, list(numbers))
     chunk_rows = chunk_rows or CHUNK_ROWS.get(jax.default_backend(), 65536)
-    finite = np.ones(n_rows, bool)
-    for leaf in jax.tree.leaves(eqx.tree_at(lambda p: (p.min_depth, p.max_depth), rows, replace=(None, None))):
-        finite &= np.isfinite(leaf)
-    finite &= ~(np.isnan(rows.min_depth) | np.isnan(rows.max_depth))
+    limits = np.stack([rows.min_depth, rows.max_depth])
+    finite = np.isfinite(numbers).sum(axis=0) == len(leaves) - np.isinf(limits).sum(axis=0)
     out, said = None, []
 
     def solve(kind: str, stiffness: np.ndarray, chosen: np.ndarray) -> None:
@@ -48,13 +50,13 @@ def solve_sweep(problems: HJBProblem, grid: Grid, chunk_rows: int | None = None)
         levels = np.ceil(np.log(np.maximum(stiffness[chosen], 1.0)) / np.log(BUCKET[kind]))
         for level in np.unique(levels):
             index = chosen[levels == level]
-            batch = _take(rows, index)
+            batch = jax.tree.unflatten(tree, list(numbers[:, index]))
             if kind == "linear":
                 # As if there were no limits: whether one binds is seen afterwards.
-                limits = jnp.full_like(batch.horizon, jnp.inf)
-                batch = eqx.tree_at(lambda p: (p.min_depth, p.max_depth), batch, (-limits, limits))
+                infinite = np.full(index.size, np.inf)
+                batch = eqx.tree_at(lambda p: (p.min_depth, p.max_depth), batch, (-infinite, infinite))
             scheme, why = (choose_scheme if kind == "linear" else general_scheme)(batch, grid)
-            out = _solve_bucket(rows, scheme, grid, index, chunk_rows, out)
+            out = _solve_bucket(numbers, tree, scheme, grid, index, chunk_rows, out)
             said.append(f"{index.size} rows: {why}")
 
     everything = np.flatnonzero(finite)
@@ -93,28 +95,24 @@ def _code(result: RESULTS) -> np.ndarray:
 
 
 @eqx.filter_jit
-def _solve_chunk(problem: HJBProblem, scheme: AbstractScheme, grid: Grid) -> Solution:
+def _solve_chunk(numbers: Array, tree: Any, scheme: AbstractScheme, grid: Grid) -> Solution:
+    problem = jax.tree.unflatten(tree, list(numbers))
     solution = solve_hjb(problem, scheme, grid)
     solution = Solution(solution.value, solution.result, {name: solution.stats[name] for name in SHARED_STATS})
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*x.shape[:-1], *problem.horizon.shape)), solution)
-
-
-def _take(rows: HJBProblem, index: np.ndarray) -> HJBProblem:
-    return jax.tree.map(lambda x: jnp.asarray(x[index]), rows)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*x.shape[:-1], numbers.shape[1])), solution)
 
 
 def _solve_bucket(
-    rows: HJBProblem, scheme: AbstractScheme, grid: Grid, index: np.ndarray, chunk_rows: int, out: Any
+    numbers: np.ndarray, tree: Any, scheme: AbstractScheme, grid: Grid, index: np.ndarray, chunk_rows: int, out: Any
 ) -> Any:
     """Solves the rows of `index` in chunks of one shape and writes them into `out`."""
     size = min(chunk_rows, 1 << (index.size - 1).bit_length())
     chunks = [index[first : first + size] for first in range(0, index.size, size)]
     # The last chunk is filled up by repeating a row: one shape, one compile. Dispatch runs ahead of the copying.
     padded = [np.concatenate([chunk, np.repeat(chunk[:1], size - chunk.size)]) for chunk in chunks]
-    solved = [_solve_chunk(_take(rows, chunk), scheme, grid) for chunk in padded]
+    solved = [_solve_chunk(jnp.asarray(numbers[:, chunk]), tree, scheme, grid) for chunk in padded]
     if out is None:
-        n_rows = rows.horizon.size
-        out = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], n_rows), x.dtype), solved[0])
+        out = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], numbers.shape[1]), x.dtype), solved[0])
     for chunk, solution in zip(chunks, solved, strict=True):
         for everything, part in zip(jax.tree.leaves(out), jax.tree.leaves(solution), strict=True):
             everything[..., chunk] = np.asarray(part)[..., : chunk.size]

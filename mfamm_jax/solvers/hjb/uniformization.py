@@ -158,7 +158,14 @@ class Uniformization(AbstractScheme):
         if to_lower.ndim:
             each = jax.tree.map(lambda x: jnp.broadcast_to(x, to_lower.shape), problem)
             terminal = jnp.broadcast_to(terminal, diagonal.shape)
-            return jax.vmap(lambda p, s: self.solve(p, grid, s), in_axes=-1, out_axes=-1)(each, terminal)
+            shared = problem.bid.decay is problem.ask.decay
+
+            def one(p, start):
+                # Mapping must not hide that the sides share their decay.
+                p = eqx.tree_at(lambda p: p.bid.decay, p, p.ask.decay) if shared else p
+                return self.solve(p, grid, start)
+
+            return jax.vmap(one, in_axes=-1, out_axes=-1)(each, terminal)
         relative = terminal - problem.gauge(terminal)
         step = problem.horizon / grid.n_steps
         shift = -jnp.min(diagonal)
