@@ -29,3 +29,10 @@ def precision(request):
     """Runs a test in both precisions."""
     with jax.enable_x64(request.param == "float64"):
         yield request.param
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_functions():
+    """A compiled function holds memory maps, of which a process may have some 65,000; the disk cache keeps the work."""
+    yield
+    jax.clear_caches()

@@ -14,7 +14,7 @@ def _restore_precision():
     jax.config.update("jax_enable_x64", before)
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("precision", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_shipped_cases_pass(precision):
     answer = verify_cases([], precision)
     assert (answer["passed"], answer["failed"], answer["skipped"]) == (11, 0, 0), answer

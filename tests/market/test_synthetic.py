@@ -36,7 +36,7 @@ def vpin_after_orders(session, truth):
     return trades, np.asarray(values)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_calibration_recovers_the_planted_intensities_within_three_standard_errors(seed):
     """The Poisson likelihood (11) on the displayed book; every coefficient of both sides."""
     session, truth = generated("small_tick", 1800.0, seed)

@@ -1,5 +1,6 @@
 """Fixed-step explicit Runge-Kutta in the gauge H - H(0): any problem, intensity, clamps, asymmetric decay."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ class ExplicitRK(AbstractScheme):
         step = problem.horizon / (grid.n_steps * self.n_substeps)
 
         # Reverse mode keeps the table and, within the row at hand, one value per step; the stages are repeated.
-        @jax.checkpoint
+        @partial(jax.checkpoint, prevent_cse=False)
         def substep(carry, _):
             relative, offset, _ = carry
             k1, o1 = gauged_rate(problem, relative)
@@ -38,7 +39,7 @@ class ExplicitRK(AbstractScheme):
             after = relative + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
             return (after, offset + step / 6 * (o1 + 2 * o2 + 2 * o3 + o4), jax.lax.stop_gradient(relative)), None
 
-        @jax.checkpoint
+        @partial(jax.checkpoint, prevent_cse=False)
         def row(carry, _):
             carry, _ = jax.lax.scan(substep, carry, length=self.n_substeps)
             return carry, carry[:2]

@@ -95,7 +95,9 @@ class HanWong(AbstractScheme):
             relative, offset, arrived, size, last, counts = carry
             # A row that failed to arrive does not start the next one.
             carry = relative, offset, jnp.where(arrived >= 1, 0.0, 2.0), size, last, counts
-            carry, _ = jax.lax.scan(jax.checkpoint(chunk), carry, length=ceil(self.max_steps / CHUNK))
+            carry, _ = jax.lax.scan(
+                jax.checkpoint(chunk, prevent_cse=False), carry, length=ceil(self.max_steps / CHUNK)
+            )
             relative, offset, done, *rest = carry
             done = jnp.where(done == 1, 1.0, 0.0)
             return (relative, offset, done, *rest), (relative, offset)

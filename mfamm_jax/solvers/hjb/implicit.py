@@ -5,6 +5,7 @@ tridiagonal M-matrix: this is policy iteration, and Newton's method, quadratic f
 `stop_gradient`; the last one carries gradients, which by the implicit function theorem are those of the solution.
 """
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -154,7 +155,7 @@ class Implicit(AbstractScheme):
         step = problem.horizon / (grid.n_steps * self.n_substeps)
         tableau = TABLEAUS[self.order]
 
-        @jax.checkpoint
+        @partial(jax.checkpoint, prevent_cse=False)
         def substep(carry, _):
             relative, offset, _, change = carry
             after, rise, _, moved = implicit_step(problem, tableau, relative, step, self.n_iterations)

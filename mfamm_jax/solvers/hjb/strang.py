@@ -1,5 +1,6 @@
 """Strang splitting of regimes or a signal from inventory: each part is solved by what suits it."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -54,7 +55,7 @@ class Strang(AbstractScheme):
             result = when(result == RESULTS.successful, worst(inner.result), result)
             return (after - rise, offset + rise, jax.lax.stop_gradient(relative), result), None
 
-        @jax.checkpoint
+        @partial(jax.checkpoint, prevent_cse=False)
         def row(carry, _):
             carry, _ = jax.lax.scan(substep, carry, length=self.n_substeps)
             return carry, carry[:2]

@@ -79,7 +79,7 @@ def _table(
     if problem.bid.decay is not problem.ask.decay:
         half = 0.5 * (problem.ask.decay - problem.bid.decay)
         n_substeps = ceil(STEPS_PER_NORM * limit)
-        extra = _decay_difference(half, (problem, start), Grid(grid.max_inventory, grid.n_steps), n_substeps)
+        extra = _decay_difference(half, (problem, start), grid, n_substeps)
         relative, offset = relative + extra[0], offset + extra[1]
     times = jnp.linspace(0.0, 1.0, grid.n_steps + 1)
     table = ValueTable(jnp.multiply.outer(times, problem.horizon), relative, offset)
@@ -111,8 +111,9 @@ def _residual(problem: HJBProblem, grid: Grid, relative: Float[Array, "inventory
     return over_states(jnp.max, problem, jnp.abs(rate - gauged_rate(problem, relative)[0]))
 
 
-def _explicit_rows(half, problem, start, grid, n_substeps):
+def _explicit_rows(half, rest, grid, n_substeps):
     """Rows of the table for decays k - half (bid) and k + half (ask)."""
+    problem, start = rest
     k = common_decay(problem)
     sides = [eqx.tree_at(lambda s: s.decay, s, k + d) for s, d in ((problem.bid, -half), (problem.ask, half))]
     table = (
@@ -124,7 +125,7 @@ def _explicit_rows(half, problem, start, grid, n_substeps):
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _decay_difference(half, rest, grid, n_substeps):
     """Zero, whose derivative in `half` is that of the rows of the table."""
-    rows = jax.eval_shape(lambda: _explicit_rows(half, *rest, grid, n_substeps))
+    rows = jax.eval_shape(lambda: _explicit_rows(half, rest, grid, n_substeps))
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), rows)
 
 
@@ -132,7 +133,7 @@ def _decay_difference(half, rest, grid, n_substeps):
 def _decay_difference_jvp(grid, n_substeps, primals, tangents):
     half, rest = primals
     zero = _decay_difference(half, rest, grid, n_substeps)
-    return zero, jax.jvp(lambda h: _explicit_rows(h, *rest, grid, n_substeps), (0.0 * half,), (tangents[0],))[1]
+    return zero, jax.jvp(lambda h: _explicit_rows(h, rest, grid, n_substeps), (0.0 * half,), (tangents[0],))[1]
 
 
 class Uniformization(AbstractScheme):
