@@ -108,7 +108,7 @@ def choose_scheme(
     if not isinstance(problem, HJBProblem):
         raise ValueError(f"no choice for a {type(problem).__name__}: give ExplicitRK(n_substeps) or Diffrax()")
     if wanted is HanWong:
-        return HanWong(), "adaptive Han-Wong, order 4, quotes to 1e-5 a step: asked for"
+        return _adaptive(problem, "asked for")
     reason = "asked for" if wanted in (ExplicitRK, Implicit) else why_not_linear(problem)
     if wanted in (TaylorAction, Uniformization) and reason:
         raise ValueError(f'{wanted.__name__} cannot solve this problem: {reason}; use scheme = "explicit"')
@@ -167,6 +167,12 @@ def _for_regimes(
     return Strang(Implicit(1), splits), f"Strang splitting, {splits} implicit steps a row: {why}"
 
 
+def _adaptive(problem: HJBProblem, reason: str) -> tuple[AbstractScheme, str]:
+    # The large coefficients of order 4 multiply the rounding of float32.
+    order, rtol = (2, 1e-4) if np.asarray(problem.horizon).dtype == np.float32 else (4, 1e-5)
+    return HanWong(rtol, order=order), f"adaptive Han-Wong, order {order}, quotes to {rtol:g} a step: {reason}"
+
+
 def general_scheme(
     problem: HJBProblem, grid: Any, wanted: type[AbstractScheme] | None = None, reason: str = "not linear"
 ) -> tuple[AbstractScheme, str]:
@@ -179,10 +185,10 @@ def general_scheme(
     if wanted is None and steps * grid.n_steps < MOST_EXPLICIT_STEPS:
         return _explicit(problem, grid, reason)
     if wanted is None and not batch:
-        return HanWong(), f"adaptive Han-Wong, order 4, quotes to 1e-5 a step: {reason}"
+        return _adaptive(problem, reason)
     if not exponential:
         # Trailing batches stop when all rows have arrived.
-        return HanWong(), f"adaptive Han-Wong, order 4, quotes to 1e-5 a step: {reason}"
+        return _adaptive(problem, reason)
     steps = max(ceil(steps * RATE_STEP / IMPLICIT_RATE_STEP), 16)
     return Implicit(steps), f"implicit steps with policy iteration, {steps} a row: {reason}, long horizon"
 
