@@ -40,16 +40,26 @@ STEPS_PER_NORM = 8
 
 
 def linear_generator(
-    problem: HJBProblem, grid: Grid
-) -> tuple[Float[Array, "inventory *batch"], Float[Array, "*batch"], Float[Array, "*batch"]]:
-    r"""Diagonal of A and its two constant off-diagonals: A[q, q-1] (ask fills) and A[q, q+1] (bid fills) [1/s]."""
+    problem: HJBProblem,
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"], Float[Array, "*batch"], Float[Array, "*batch"]]:
+    r"""A by its four numbers [1/s]: $k\mu$ and $k\phi$ of the diagonal, A[q, q-1] (ask fills) and A[q, q+1] (bid fills)."""
     bid, ask, decay = problem.bid, problem.ask, common_decay(problem)
     drift, penalty = decay * problem.drift, decay * problem.inventory_penalty
     to_lower = jnp.exp(ask.log_coupling(problem.fill_risk_aversion) - ask.decay * problem.ask_adverse_selection)
     to_upper = jnp.exp(bid.log_coupling(problem.fill_risk_aversion) - bid.decay * problem.bid_adverse_selection)
     drift, penalty, to_lower, to_upper, _ = jnp.broadcast_arrays(drift, penalty, to_lower, to_upper, problem.horizon)
-    q = column(grid.inventory, drift.ndim)
-    return drift * q - penalty * q**2, to_lower, to_upper
+    return drift, penalty, to_lower, to_upper
+
+
+def _diagonal(
+    drift: Float[Array, "*batch"], penalty: Float[Array, "*batch"], n_inventories: int
+) -> Float[Array, "inventory *batch"]:
+    q = _inventories(n_inventories, drift)
+    return drift * q - penalty * q**2
+
+
+def _inventories(n: int, like: Float[Array, "*batch"]) -> Float[Array, "inventory *ones"]:
+    return column(jnp.arange(n, dtype=like.dtype) - n // 2, like.ndim)
 
 
 def common_decay(problem: HJBProblem) -> Float[Array, "*batch"]:
@@ -95,13 +105,14 @@ def _table(
     result = when(frozen.bid.decay == frozen.ask.decay, result, RESULTS.unequal_decay)
     finite = jnp.isfinite(relative).all(axis=(0, 1)) & jnp.isfinite(offset).all(axis=0)
     result = when(finite, result, RESULTS.nonfinite)
-    stats = {"norm": norm, "residual": _residual(frozen, grid, unlimited[-1])}
+    stats = {"norm": norm, "residual": _residual(frozen, unlimited[-1])}
     return Solution(table, result, stats | certificates(problem, table))
 
 
-def _residual(problem: HJBProblem, grid: Grid, relative: Float[Array, "inventory *batch"]) -> Float[Array, "*batch"]:
+def _residual(problem: HJBProblem, relative: Float[Array, "inventory *batch"]) -> Float[Array, "*batch"]:
     r"""Largest difference [price/s] of $A v/(k v)$ from the right-hand side of the equation: what the transform rests on."""
-    diagonal, to_lower, to_upper = linear_generator(problem, grid)
+    drift, penalty, to_lower, to_upper = linear_generator(problem)
+    diagonal = _diagonal(drift, penalty, relative.shape[0])
     decay = common_decay(problem)
     rise = jnp.exp(decay * jnp.diff(relative, axis=0))
     zero = jnp.zeros_like(relative[:1])
@@ -154,7 +165,8 @@ class Uniformization(AbstractScheme):
     ) -> Solution:
         """One step matrix, then one product per row of the table; trailing axes of a batch are mapped over."""
         problem = _single_inventory(problem)
-        diagonal, to_lower, to_upper = linear_generator(problem, grid)
+        drift, penalty, to_lower, to_upper = linear_generator(problem)
+        diagonal = _diagonal(drift, penalty, grid.inventory.size)
         terminal = problem.terminal_value(grid) if start is None else start
         if to_lower.ndim:
             each = jax.tree.map(lambda x: jnp.broadcast_to(x, to_lower.shape), problem)
@@ -228,45 +240,49 @@ def _action(start: Array, diagonal: Array, below: Array, above: Array, n_terms: 
     return jax.lax.scan(nest, start, _orders(n_terms, start.dtype))[0]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _adjoint_action(start: Array, diagonal: Array, below: Array, above: Array, n_terms: int) -> Array:
-    """As `_action` for off-diagonals without inventory axis."""
-    return _action(start, diagonal, below, above, n_terms)
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _adjoint_action(start, drift, penalty, shift, below, above, n_terms):
+    """As `_action` for the matrix with diagonal shift + drift q - penalty q^2 and constant off-diagonals."""
+    return _action(start, shift + _diagonal(drift, penalty, start.shape[0]), below, above, n_terms)
 
 
-def _adjoint_forward(start, diagonal, below, above, n_terms):
-    end = _action(start, diagonal, below, above, n_terms)
-    return end, (start, diagonal, below, above, end)
+def _adjoint_forward(start, drift, penalty, shift, below, above, n_terms):
+    """Carries the sensitivities to drift and penalty along: no term of the sum is kept."""
+    q = _inventories(start.shape[0], drift)
+    diagonal = shift + _diagonal(drift, penalty, start.shape[0])
+
+    def nest(carry, inverse_order):
+        v, by_drift, by_penalty = carry
+        after = start + _tridiagonal(v, diagonal, below, above) * inverse_order
+        by_drift = (_tridiagonal(by_drift, diagonal, below, above) + q * v) * inverse_order
+        by_penalty = (_tridiagonal(by_penalty, diagonal, below, above) - q**2 * v) * inverse_order
+        return (after, by_drift, by_penalty), None
+
+    zero = jnp.zeros_like(start)
+    (end, by_drift, by_penalty), _ = jax.lax.scan(nest, (start, zero, zero), _orders(n_terms, start.dtype))
+    return end, (start, drift, penalty, shift, below, above, end, by_drift, by_penalty)
 
 
 def _adjoint_backward(n_terms, saved, end_bar):
-    r"""Pairs the partial sums of the forward pass with the powers of the transposed matrix on the cotangent.
+    r"""One sum of the transposed matrix on the cotangent (forward Kolmogorov).
 
-    That gives the derivative in the diagonal. Those in the two constants follow from identities of the exponential
-    instead of two more sums: scaling N, $\bar w^\top N w$, and conjugation by $e^{\epsilon D}$ with D = diag(q), which scales the
-    off-diagonals against each other, $\bar s^\top D s - \bar w^\top D w$.
+    The derivatives in the two off-diagonals follow from identities of the exponential instead of two more sums: scaling N,
+    $\bar w^\top N w$, and conjugation by $e^{\epsilon D}$ with D = diag(q), which scales them against each other,
+    $\bar s^\top D s - \bar w^\top D w$.
     """
-    start, diagonal, below, above, end = saved
-    orders = _orders(n_terms, start.dtype)
-
-    def nest(v, inverse_order):
-        return start + _tridiagonal(v, diagonal, below, above) * inverse_order, v
-
-    def march(p, inverse_order):
-        p = p * inverse_order
-        # The matrix transposed: what was below is above.
-        return _tridiagonal(p, diagonal, above, below), p
-
-    sums = jax.lax.scan(nest, start, orders)[1]
-    powers = jax.lax.scan(march, end_bar, orders[::-1])[1]
-    diagonal_bar = jnp.sum(powers[::-1] * sums, axis=0)
+    start, drift, penalty, shift, below, above, end, by_drift, by_penalty = saved
+    diagonal = shift + _diagonal(drift, penalty, start.shape[0])
+    # The matrix transposed: what was below is above.
     start_bar = _action(end_bar, diagonal, above, below, n_terms)
+    shift_bar, drift_bar, penalty_bar = (jnp.sum(end_bar * x, axis=0) for x in (end, by_drift, by_penalty))
     # Without its largest entry the diagonal is small where v is large, and little cancels.
-    centred = diagonal - jnp.max(diagonal, axis=0)
-    q = column(jnp.arange(start.shape[0], dtype=start.dtype) - start.shape[0] // 2, start.ndim - 1)
-    both = jnp.sum(end_bar * _tridiagonal(end, centred, below, above) - centred * diagonal_bar, axis=0)
+    top = jnp.max(diagonal, axis=0)
+    q = _inventories(start.shape[0], drift)
+    both = jnp.sum(end_bar * _tridiagonal(end, diagonal - top, below, above), axis=0)
+    both = both - drift * drift_bar - penalty * penalty_bar - (shift - top) * shift_bar
     against = jnp.sum(q * (start_bar * start - end_bar * end), axis=0)
-    return start_bar, diagonal_bar, 0.5 * (both - against) / below, 0.5 * (both + against) / above
+    below_bar, above_bar = 0.5 * (both - against) / below, 0.5 * (both + against) / above
+    return start_bar, drift_bar, penalty_bar, shift_bar, below_bar, above_bar
 
 
 _adjoint_action.defvjp(_adjoint_forward, _adjoint_backward)
@@ -280,8 +296,8 @@ class TaylorAction(AbstractScheme):
         n_terms: Terms per sum; must exceed the shifted norm of a substep by about seven of its square roots.
         in_logarithms: Carry ln v and sum for v/v(before) instead: nothing underflows where v spans more than the numbers
             of the precision do, at about twice the work.
-        adjoint: Reverse mode by the adjoint sum (forward Kolmogorov): memory of one vector per sum, a fraction of the time of
-            differentiating its terms. Excludes forward mode; without effect in logarithms.
+        adjoint: Reverse mode by the adjoint sum (forward Kolmogorov): memory of a few vectors per sum whatever its terms, a
+            fraction of the time of differentiating them. Excludes forward mode; without effect in logarithms.
     """
 
     n_substeps: int = static_field(default=1, lower=1, help="Taylor sums per row of the table")
@@ -294,17 +310,21 @@ class TaylorAction(AbstractScheme):
     ) -> Solution:
         """Applies the exponential row by row."""
         problem = _single_inventory(problem)
-        diagonal, to_lower, to_upper = linear_generator(problem, grid)
+        drift, penalty, to_lower, to_upper = linear_generator(problem)
+        diagonal = _diagonal(drift, penalty, grid.inventory.size)
         terminal = problem.terminal_value(grid) if start is None else start
         relative = terminal - problem.gauge(terminal)
         step = problem.horizon / (grid.n_steps * self.n_substeps)
-        shift = -jnp.min(diagonal, axis=0)
+        # Exact for any shift: it carries no derivative.
+        shift = jax.lax.stop_gradient(-jnp.min(diagonal, axis=0))
         shifted, below, above = (diagonal + shift) * step, to_lower * step, to_upper * step
-        exponential = _adjoint_action if self.adjoint and not self.in_logarithms else _action
 
         def plain(carry, _):
             v, log_scale = carry
-            v = exponential(v, shifted, below, above, self.n_terms)
+            if self.adjoint:
+                v = _adjoint_action(v, drift * step, penalty * step, shift * step, below, above, self.n_terms)
+            else:
+                v = _action(v, shifted, below, above, self.n_terms)
             top = jax.lax.stop_gradient(jnp.max(v, axis=0))
             return (v / top, log_scale + jnp.log(top) - shift * step), below + above
 
@@ -314,7 +334,7 @@ class TaylorAction(AbstractScheme):
             rise, one = jnp.diff(log_v, axis=0), jnp.ones_like(log_v[:1])
             to_lower = below * jnp.concatenate([one, jnp.exp(-rise)])
             to_upper = above * jnp.concatenate([jnp.exp(rise), one])
-            log_w = jnp.log(exponential(jnp.ones_like(log_v), shifted, to_lower, to_upper, self.n_terms))
+            log_w = jnp.log(_action(jnp.ones_like(log_v), shifted, to_lower, to_upper, self.n_terms))
             middle = log_w[grid.max_inventory]
             return (log_v + log_w - middle, log_scale + middle - shift * step), jnp.max(to_lower + to_upper, axis=0)
 
