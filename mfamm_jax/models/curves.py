@@ -248,6 +248,16 @@ class TabulatedIntensity(AbstractIntensity):
         """Of the best node within the limits; NaN where no node lies within them."""
         return self._best(cost, fill_risk_aversion, min_depth, max_depth)[0] - cost
 
+    def hamiltonian(
+        self,
+        cost: Float[Array, "*b"],
+        fill_risk_aversion: Float[Array, "..."],
+        min_depth: Float[Array, "..."],
+        max_depth: Float[Array, "..."],
+    ) -> Float[Array, "*b"]:
+        """Of the best node, which moves with no limit."""
+        return self.hamiltonian_and_rate(cost, fill_risk_aversion, min_depth, max_depth)[0]
+
     def hamiltonian_and_rate(
         self,
         cost: Float[Array, "*b"],

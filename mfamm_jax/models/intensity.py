@@ -76,7 +76,7 @@ class AbstractIntensity(Checked):
         max_depth: Float[Array, "..."],
     ) -> Float[Array, "*b"]:
         r"""$h(p)$. Its derivative in p is minus the (utility-weighted) fill rate, clamped or not (envelope)."""
-        return self.hamiltonian_and_rate(cost, fill_risk_aversion, min_depth, max_depth)[0]
+        return _hamiltonian(self, cost, fill_risk_aversion, min_depth, max_depth)
 
     def hamiltonian_and_rate(
         self,
@@ -90,6 +90,30 @@ class AbstractIntensity(Checked):
         rate = self(cost + margin)
         gain = utility(margin, fill_risk_aversion)
         return rate * gain, rate * (1 - fill_risk_aversion * gain)
+
+
+@jax.custom_jvp
+def _hamiltonian(intensity, cost, fill_risk_aversion, min_depth, max_depth):
+    return intensity.hamiltonian_and_rate(cost, fill_risk_aversion, min_depth, max_depth)[0]
+
+
+@_hamiltonian.defjvp
+def _hamiltonian_jvp(primals, tangents):
+    """Danskin: the best depth moves only with a limit it sits at, which leaves nothing of its search to differentiate.
+
+    The depth itself stays differentiable, so that this rule has the right derivatives in turn.
+    """
+    intensity, cost, fill_risk_aversion, min_depth, max_depth = primals
+    by_intensity, by_cost, by_aversion, by_min, by_max = tangents
+    margin = intensity.best_margin(cost, fill_risk_aversion, min_depth, max_depth)
+    moves = jnp.where(margin >= max_depth - cost, by_max, jnp.zeros_like(margin))
+    moves = jnp.where(margin <= min_depth - cost, by_min, moves)
+
+    def reward(intensity, fill_risk_aversion, depth, margin):
+        return intensity(depth) * utility(margin, fill_risk_aversion)
+
+    at = intensity, fill_risk_aversion, cost + margin, margin
+    return jax.jvp(reward, at, (by_intensity, by_aversion, moves, moves - by_cost))
 
 
 class ExponentialIntensity(AbstractIntensity):

@@ -45,7 +45,7 @@ def test_every_row_is_what_it_would_be_alone(precision):
         difference = np.diff(np.asarray(alone.relative_value), axis=1) - np.diff(
             solution.value.relative_value[..., i], axis=1
         )
-        # RK4 at a quarter of a fill per step is the coarsest of the schemes.
+        # RK4 at 0.4 fills per step is the coarsest of the schemes.
         assert np.abs(difference).max() < (1e-5 if precision == "float64" else 1e-4)
         np.testing.assert_allclose(solution.value.offset[:, i], alone.offset, rtol=2e-5, atol=1e-4)
         np.testing.assert_allclose(solution.value.time_left[:, i], alone.time_left, rtol=1e-6)

@@ -1,6 +1,7 @@
 """Fixed-step explicit Runge-Kutta in the gauge H - H(0): any problem, intensity, clamps, asymmetric decay."""
 
 from functools import partial
+from math import isqrt
 from typing import Any
 
 import jax
@@ -28,8 +29,6 @@ class ExplicitRK(AbstractScheme):
         """Steps the value table; flags steps outside the stability bound."""
         step = problem.horizon / (grid.n_steps * self.n_substeps)
 
-        # Reverse mode keeps the table and, within the row at hand, one value per step; the stages are repeated.
-        @partial(jax.checkpoint, prevent_cse=False)
         def substep(carry, _):
             relative, offset, _ = carry
             k1, o1 = gauged_rate(problem, relative)
@@ -39,9 +38,17 @@ class ExplicitRK(AbstractScheme):
             after = relative + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
             return (after, offset + step / 6 * (o1 + 2 * o2 + 2 * o3 + o4), jax.lax.stop_gradient(relative)), None
 
-        @partial(jax.checkpoint, prevent_cse=False)
+        # Reverse mode keeps the ends of blocks of some sqrt(n) steps, and the stages of the block at hand.
+        n_block = isqrt(self.n_substeps)
+        n_blocks, n_rest = divmod(self.n_substeps, n_block)
+
+        @partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
+        def block(carry, n_steps):
+            return jax.lax.scan(substep, carry, length=n_steps)[0]
+
         def row(carry, _):
-            carry, _ = jax.lax.scan(substep, carry, length=self.n_substeps)
+            carry, _ = jax.lax.scan(lambda carry, _: (block(carry, n_block), None), carry, length=n_blocks)
+            carry = block(carry, n_rest)
             return carry, carry[:2]
 
         first = gauged_start(problem, grid, start)

@@ -101,7 +101,9 @@ class HJBProblem(AbstractProblem):
 
     def hamiltonian(self, cost: Float[Array, "*b"], side: str) -> Float[Array, "*b"]:
         """$h(cost)$ of a side."""
-        return self.hamiltonian_and_rate(cost, side)[0]
+        limits = self.fill_risk_aversion, self.min_depth, self.max_depth
+        gain = getattr(self, side).hamiltonian(cost, *limits)
+        return jnp.maximum(gain, 0.0) if self.may_withdraw else gain
 
     def hamiltonian_and_rate(
         self, cost: Float[Array, "*b"], side: str
