@@ -6,8 +6,9 @@ A config table is turned into an object whose class *is* the schema, so everythi
 
 import dataclasses
 import math
+import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -36,6 +37,7 @@ class Meaning:
         upper: Largest admissible value.
         strict: Whether `lower` itself is excluded.
         usual: Range outside which a run warns.
+        infinite: Whether an infinite value means something ("no limit").
         help: One line in plain words.
     """
 
@@ -45,6 +47,7 @@ class Meaning:
     upper: float | int = math.inf
     strict: bool = False
     usual: tuple[float | int, float | int] | None = None
+    infinite: bool = False
     help: str = ""
 
     def complaint(self, value: Any) -> str | None:
@@ -52,6 +55,8 @@ class Meaning:
         values = np.asarray(value, dtype=float)
         if np.isnan(values).any():
             return "is NaN"
+        if np.isinf(values).any() and not self.infinite:
+            return "is infinite"
         bad_low = values <= self.lower if self.strict else values < self.lower
         if bad_low.any():
             return f"is {values[bad_low].flat[0]:g}, expected {'>' if self.strict else '>='} {self.lower:g}"
@@ -78,12 +83,23 @@ def _field(meaning: Meaning, default: Any, **kwargs: Any) -> Any:
 
 def real_field(*, default: Any = dataclasses.MISSING, converter: Callable = as_real, **meaning: Any) -> Any:
     """A float-array parameter: may be swept, vmapped and differentiated. `meaning`: fields of `Meaning`."""
-    return _field(Meaning(**meaning), default, converter=converter)
+    infinite = default is not dataclasses.MISSING and bool(np.isinf(default))
+    return _field(Meaning(infinite=infinite, **meaning), default, converter=converter)
 
 
 def static_field(*, default: Any = dataclasses.MISSING, **meaning: Any) -> Any:
     """A size or a choice: changing it compiles again. `meaning`: fields of `Meaning`."""
     return _field(Meaning(**meaning), default, static=True)
+
+
+def _expectation(annotation: Any) -> tuple[str, Callable[[Any], bool]] | None:
+    """What a size or a choice must be, in words and as a test."""
+    if annotation is int:
+        return "a whole number", lambda x: isinstance(x, int) and not isinstance(x, bool)
+    if typing.get_origin(annotation) is Literal:
+        choices = typing.get_args(annotation)
+        return f"one of {choices}", lambda x: x in choices
+    return None
 
 
 class Checked(eqx.Module):
@@ -92,7 +108,12 @@ class Checked(eqx.Module):
     def __check_init__(self) -> None:
         for field in dataclasses.fields(self):
             meaning, value = field.metadata.get("meaning"), getattr(self, field.name)
-            if meaning is None or isinstance(value, jax.core.Tracer | str | bool | None):
+            if meaning is None or isinstance(value, jax.core.Tracer):
+                continue
+            expected = _expectation(field.type)
+            if expected is not None and not expected[1](value):
+                raise ValueError(f"{type(self).__name__}.{field.name} is {value!r}, expected {expected[0]}")
+            if isinstance(value, str | bool | None):
                 continue
             if isinstance(value, jax.Array | np.ndarray | int | float):
                 problem = meaning.complaint(value)

@@ -18,6 +18,8 @@ from mfamm_jax.fields import real_field, static_field
 from mfamm_jax.models.intensity import AbstractIntensity, log1p_ratio, utility
 
 LAMBERT_ITERATIONS = 5
+# A last step below this share of the margin leaves an error of its square.
+NEWTON_STEP = 1e-3
 
 
 @jax.custom_jvp
@@ -47,13 +49,15 @@ def newton_margin(
 ) -> Float[Array, "*b"]:
     """Unclamped best margin by safeguarded Newton: a fixed count under `stop_gradient`, then one step that carries the derivative.
 
-    A step that leaves the bracket found so far is replaced by its midpoint, or by doubling while no upper end is known.
+    The equation is solved in logarithms, in which it is nearly linear both where fills hardly react to depth and where they decay
+    exponentially. A step that leaves the bracket found so far is replaced by its midpoint, or by doubling while no upper
+    end is known. NaN where the last step still moved: the count was too small, or the curve is not decreasing.
     """
 
     def excess(margin, cost):
         slope = jax.jvp(log_intensity, (cost + margin,), (jnp.ones_like(margin),))[1]
         w = -1 / slope
-        return margin - w * log1p_ratio(fill_risk_aversion * w)
+        return jnp.log(margin) - jnp.log(w * log1p_ratio(fill_risk_aversion * w))
 
     def with_slope(margin, cost):
         return jax.jvp(lambda m: excess(m, cost), (margin,), (jnp.ones_like(margin),))
@@ -72,7 +76,8 @@ def newton_margin(
     carry = (start, jnp.zeros_like(start), jnp.full_like(start, jnp.inf))
     margin = jax.lax.stop_gradient(jax.lax.fori_loop(0, n_iterations, iterate, carry)[0])
     value, slope = with_slope(margin, cost)
-    return margin - value / jax.lax.stop_gradient(slope)
+    step = value / jax.lax.stop_gradient(slope)
+    return jnp.where(jnp.abs(step) <= NEWTON_STEP * margin, margin - step, jnp.nan)
 
 
 class LogisticIntensity(AbstractIntensity):
@@ -107,7 +112,8 @@ class LogisticIntensity(AbstractIntensity):
     ) -> Float[Array, "*b"]:
         r"""$(1 + W_0(e^{-1-a-kp}))/k$ at $\xi = 0$."""
         start = (1 + lambert_w_of_exp(-1 - self.offset - self.decay * cost)) / self.decay
-        margin = newton_margin(self.log_intensity, cost, fill_risk_aversion, start, self.n_iterations)
+        averse = start * log1p_ratio(fill_risk_aversion * start)
+        margin = newton_margin(self.log_intensity, cost, fill_risk_aversion, averse, self.n_iterations)
         return jnp.clip(jnp.where(fill_risk_aversion > 0, margin, start), min_depth - cost, max_depth - cost)
 
 
@@ -147,6 +153,7 @@ class PowerLawIntensity(AbstractIntensity):
         start = (cost + self.width) / (self.exponent - 1)
         inside = start > 0
         safe_cost, safe_start = jnp.where(inside, cost, 0.0), jnp.where(inside, start, self.width / self.exponent)
+        safe_start = safe_start * log1p_ratio(fill_risk_aversion * safe_start)
         margin = newton_margin(self.log_intensity, safe_cost, fill_risk_aversion, safe_start, self.n_iterations)
         margin = jnp.where(inside & (fill_risk_aversion > 0), margin, start)
         return jnp.clip(margin, min_depth - cost, max_depth - cost)
@@ -159,13 +166,18 @@ class SmoothIntensity(AbstractIntensity):
         curve: `curve(depth, parameters)` -> logarithm of the fill rate; elementwise in depth.
         parameters: Its arrays.
         log_factor: Added to the logarithm.
-        n_iterations: Newton steps; 10 reach rounding from the slope at the cost for the curves of this module.
+        n_iterations: Newton steps; 12 reach rounding for the curves of this module at any cost. Too few give NaN.
     """
 
     curve: Callable[[Float[Array, "..."], Any], Float[Array, "..."]] = eqx.field(static=True)
     parameters: Any
     log_factor: Float[Array, ""] = real_field(default=0.0, help="log of a factor on the fill rate")
-    n_iterations: int = static_field(default=10, lower=1, help="Newton steps of the best depth")
+    n_iterations: int = static_field(default=12, lower=1, help="Newton steps of the best depth")
+
+    def __check_init__(self) -> None:
+        for number in jax.tree.leaves(self.parameters):
+            if not isinstance(number, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(number))):
+                raise ValueError(f"SmoothIntensity.parameters hold {number}, expected finite numbers")
 
     def log_intensity(self, depth: Float[Array, "..."]) -> Float[Array, "..."]:
         """Logarithm of the fill rate."""
@@ -182,9 +194,15 @@ class SmoothIntensity(AbstractIntensity):
         min_depth: Float[Array, "..."],
         max_depth: Float[Array, "..."],
     ) -> Float[Array, "*b"]:
-        """Newton from the decay length at the cost."""
-        slope = jax.jvp(self.log_intensity, (cost,), (jnp.ones_like(cost),))[1]
-        margin = newton_margin(self.log_intensity, cost, fill_risk_aversion, -1 / slope, self.n_iterations)
+        """Newton from below the root: the smaller of the decay lengths at the cost and one such length further out."""
+
+        def length(depth):
+            return -1 / jax.jvp(self.log_intensity, (depth,), (jnp.ones_like(depth),))[1]
+
+        near = length(cost)
+        start = jnp.minimum(near, length(cost + near))
+        start = start * log1p_ratio(fill_risk_aversion * start)
+        margin = newton_margin(self.log_intensity, cost, fill_risk_aversion, start, self.n_iterations)
         return jnp.clip(margin, min_depth - cost, max_depth - cost)
 
 
@@ -210,6 +228,8 @@ class TabulatedIntensity(AbstractIntensity):
             raise ValueError(
                 f"TabulatedIntensity: {self.depths.shape[0]} depths need as many intensities, got {self.intensities.shape[0]}"
             )
+        if depths.size == 0 or not np.isfinite(depths).all():
+            raise ValueError(f"TabulatedIntensity.depths must be finite numbers, at least one, got {depths}")
         if (np.diff(depths, axis=0) <= 0).any():
             raise ValueError(f"TabulatedIntensity.depths must increase, got {depths}")
 
@@ -267,5 +287,5 @@ class TabulatedIntensity(AbstractIntensity):
     ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
         """Of the best node: a subgradient, and differentiable in the node's own depth and rate."""
         depth, rate = self._best(cost, fill_risk_aversion, min_depth, max_depth)
-        gain = utility(depth - cost, fill_risk_aversion)
-        return rate * gain, rate * (1 - fill_risk_aversion * gain)
+        margin = depth - cost
+        return rate * utility(margin, fill_risk_aversion), rate * jnp.exp(-fill_risk_aversion * margin)

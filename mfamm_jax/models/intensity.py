@@ -88,8 +88,7 @@ class AbstractIntensity(Checked):
         r"""$h(p)$ and $-h'(p) = \lambda(\delta^*)\,e^{-\xi(\delta^* - p)}$, the fill rate at $\xi = 0$ [1/s]."""
         margin = self.best_margin(cost, fill_risk_aversion, min_depth, max_depth)
         rate = self(cost + margin)
-        gain = utility(margin, fill_risk_aversion)
-        return rate * gain, rate * (1 - fill_risk_aversion * gain)
+        return rate * utility(margin, fill_risk_aversion), rate * jnp.exp(-fill_risk_aversion * margin)
 
 
 @jax.custom_jvp

@@ -2,6 +2,7 @@ r"""Closed-form quotes: fast answers, and references for the grid solvers."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mfamm_jax.models.intensity import ExponentialIntensity, log1p_ratio
@@ -74,10 +75,22 @@ def stationary_quadratic_value(
         penalty_matrix: $\Gamma = \gamma\Sigma$ [price/(lot s)], positive semidefinite.
         curvature: $G_i$ [1/(price s)], the sum of `hamiltonian_curvature` over an asset's sides.
     """
+    _check_covariance(penalty_matrix)
     root = jnp.sqrt(curvature)
     values, vectors = jnp.linalg.eigh(0.5 * root[:, None] * penalty_matrix * root)
     square_root = (vectors * jnp.sqrt(jnp.maximum(values, 0.0))) @ vectors.T
     return square_root / root[:, None] / root
+
+
+def _check_covariance(penalty_matrix: Float[Array, "asset asset"]) -> None:
+    """Refuses a concrete matrix that is not positive semidefinite, whose negative directions the root would lose."""
+    if isinstance(penalty_matrix, jax.core.Tracer):
+        return
+    matrix = np.asarray(penalty_matrix)
+    scale = np.abs(matrix).max()
+    symmetric = np.abs(matrix - matrix.T).max() <= 1e-6 * scale
+    if not (symmetric and np.linalg.eigvalsh(matrix).min() >= -1e-6 * scale):
+        raise ValueError("penalty_matrix must be symmetric and positive semidefinite")
 
 
 def fluid_stationary_slope(
@@ -181,6 +194,7 @@ def matrix_quadratic_value(
         terminal_penalty: $\alpha_i$ [price/lot].
         time_left: $\tau$ [s].
     """
+    _check_covariance(penalty_matrix)
     root = jnp.sqrt(curvature)
     values, vectors = jnp.linalg.eigh(0.5 * root[:, None] * penalty_matrix * root)
     rate = jnp.sqrt(jnp.maximum(values, 0.0))
@@ -234,3 +248,70 @@ def avellaneda_stoikov_depths(
     margin = log1p_ratio(jnp.asarray(cara_risk_aversion / decay)) / decay
     slope = cara_risk_aversion * jnp.asarray(volatility) ** 2 * time_left
     return margin + (1 + 2 * inventory) / 2 * slope, margin + (1 - 2 * inventory) / 2 * slope
+
+
+def frozen_inventory_prices(
+    cara_risk_aversion: Float[Array, "*b"] | float,
+    volatility: Float[Array, "*b"] | float,
+    inventory: Float[Array, "*b"],
+    time_left: Float[Array, "*b"] | float,
+) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    r"""AS-3: $s + (\mp 1 - 2q)\,\gamma_C\sigma^2\tau/2$, relative to the mid, of a maker who trades once and then holds.
+
+    Returns:
+        Reservation bid and ask prices minus the mid [price]; their mean is AS-1.
+    """
+    width = cara_risk_aversion * jnp.asarray(volatility) ** 2 * time_left / 2
+    return (-1 - 2 * inventory) * width, (1 - 2 * inventory) * width
+
+
+def stationary_inventory_prices(
+    cara_risk_aversion: Float[Array, "*b"] | float, inventory: Float[Array, "*b"], max_inventory: int
+) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    r"""AS-4: $\frac1{\gamma_C}\ln(1 + (\mp 1 - 2q)/((q_{max}+1)^2 - q^2))$, relative to the mid.
+
+    The discount rate is the paper's $\gamma_C^2\sigma^2(q_{max}+1)^2/2$, with which the volatility cancels.
+
+    Returns:
+        Reservation bid and ask prices minus the mid [price].
+    """
+    bid, ask = (jnp.log1p((sign - 2 * inventory) / ((max_inventory + 1) ** 2 - inventory**2)) for sign in (-1, 1))
+    return bid / cara_risk_aversion, ask / cara_risk_aversion
+
+
+def glft_coefficients(
+    intensity: ExponentialIntensity,
+    cara_risk_aversion: Float[Array, "*b"] | float,
+    fill_risk_aversion: Float[Array, "*b"] | float,
+    order_size: Float[Array, "*b"] | float = 1.0,
+) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    r"""GL-4: half spread $c_1 + \tfrac{\Delta}{2}\sigma c_2$ and skew $\sigma c_2$ per lot, for orders of $\Delta$ lots.
+
+    $c_1 = \frac{1}{\xi\Delta}\ln(1 + \xi\Delta/k)$, $c_2 = \sqrt{\frac{\gamma}{2A\Delta k}(1 + \xi\Delta/k)^{k/(\xi\Delta) + 1}}$; $\xi = \gamma$ and
+    $\Delta = 1$ is `stationary_depths`. Source: Gueant, Lehalle and Fernandez-Tapia; hftbacktest's GLFT notebook.
+
+    Returns:
+        $c_1$ [price] and $c_2$ [sqrt(s)/lot], which times the volatility is a price per lot.
+    """
+    w = jnp.asarray(fill_risk_aversion * order_size) / intensity.decay
+    power = jnp.exp(jnp.log1p(w) + log1p_ratio(w))
+    second = jnp.sqrt(cara_risk_aversion / (2 * intensity.scale * order_size * intensity.decay) * power)
+    return log1p_ratio(w) / intensity.decay, second
+
+
+def uneven_stationary_depths(
+    bid: ExponentialIntensity,
+    ask: ExponentialIntensity,
+    inventory_penalty: Float[Array, "*b"] | float,
+    inventory: Float[Array, "*b"],
+    fill_risk_aversion: Float[Array, "*b"] | float = 0.0,
+) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    r"""GL-3 for $\Lambda^+ \ne \Lambda^-$ and one decay: $\sqrt{\Lambda^+\Lambda^-}$ for the scale, $\pm\ln(\Lambda^+/\Lambda^-)/(2k)$ on ask and bid.
+
+    Returns:
+        Bid depth and ask depth [price].
+    """
+    middle = ExponentialIntensity(jnp.sqrt(bid.scale * ask.scale), ask.decay)
+    lower, upper = stationary_depths(middle, inventory_penalty, inventory, fill_risk_aversion)
+    tilt = jnp.log(ask.scale / bid.scale) / (2 * ask.decay)
+    return lower - tilt, upper + tilt

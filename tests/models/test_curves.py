@@ -189,3 +189,35 @@ def test_curves_may_be_built_under_a_trace():
         )(),
         0.1,
     )
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize(("cost", "at"), [(0.2, "free"), (-0.6, "min"), (0.9, "max")])
+@pytest.mark.parametrize("risk_aversion", [0.0, 0.4])
+def test_gains_have_both_derivatives_in_cost_parameters_and_limits(name, cost, at, risk_aversion):
+    intensity = curve(name)
+    low, high = {"free": (-0.3, 9.0), "min": (0.8, 9.0), "max": (-0.3, 1.0)}[at]
+    best = cost + intensity.best_margin(jnp.asarray(cost), *limits(risk_aversion, low, high))
+    assert float(best) == pytest.approx({"free": best, "min": 0.8, "max": 1.0}[at])
+
+    def gain(cost, low, high, intensity):
+        return intensity.hamiltonian(cost, jnp.asarray(risk_aversion), low, high)
+
+    # Second derivatives differentiate the rule of the first.
+    check_grads(jax.jit(gain), (*(jnp.asarray(x) for x in (cost, low, high)), intensity), order=2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("risk_aversion", [0.0, 0.5, 20.0])
+def test_a_smooth_curve_finds_the_depth_at_any_cost(risk_aversion, precision):
+    # Beyond -12 float32 has no slope to speak of: NaN.
+    costs = jnp.array([-12.0, 0.0, 1.0, 30.0] + [-100.0, -30.0] * (precision == "float64"))
+    bounds = limits(risk_aversion)
+    exact = LogisticIntensity(1.0, 0.3, 1.5, n_iterations=40)
+    smooth = SmoothIntensity(lambda d, p: -jax.nn.softplus(p[0] + p[1] * d), jnp.array([0.3, 1.5]))
+    assert_close(smooth.best_margin(costs, *bounds), exact.best_margin(costs, *bounds), float64=1e-10, float32=1e-5)
+    for curve in (
+        SmoothIntensity(smooth.curve, smooth.parameters, n_iterations=1),
+        SmoothIntensity(lambda d, p: p * d, jnp.asarray(0.5)),
+    ):
+        # Too few steps, and more fills further out: no answer rather than a wrong one.
+        assert np.isnan(curve.best_margin(jnp.asarray(-12.0), *bounds))

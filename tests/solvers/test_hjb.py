@@ -147,23 +147,29 @@ def test_volatility_widens_the_spread():
     assert spreads[1] == pytest.approx(2 * 0.73335599296, abs=1e-8)  # ergodic reference
 
 
-def test_mirror_symmetry():
+CLAMPED = {"min_depth": 0.4, "max_depth": 1.1, "fill_risk_aversion": 0.3}
+
+
+@pytest.mark.parametrize("scheme", [TaylorAction(1, 80), ExplicitRK(30), HanWong()], ids=str)
+def test_mirror_symmetry(scheme):
     grid = Grid(5, 3)
     one, two = ExponentialIntensity(1.2, 1.5), ExponentialIntensity(0.7, 1.5)
-    left = HJBProblem(bid=one, ask=two, inventory_penalty=0.02, drift=0.03)
-    right = HJBProblem(bid=two, ask=one, inventory_penalty=0.02, drift=-0.03)
-    scheme = choose_scheme(left, grid)[0]
+    more = {} if isinstance(scheme, TaylorAction) else CLAMPED
+    left = HJBProblem(bid=one, ask=two, inventory_penalty=0.02, drift=0.03, bid_adverse_selection=0.1, **more)
+    right = HJBProblem(bid=two, ask=one, inventory_penalty=0.02, drift=-0.03, ask_adverse_selection=0.1, **more)
     a, b = solve_hjb(left, scheme, grid).value, solve_hjb(right, scheme, grid).value
     assert_close(a.value, b.value[:, ::-1], float64=1e-12)
 
 
-def test_price_rescaling():
+@pytest.mark.parametrize("scheme", [TaylorAction(1, 80), ExplicitRK(30), HanWong()], ids=str)
+def test_price_rescaling(scheme):
     grid, c = Grid(4, 2), 7.0
+    more = {} if isinstance(scheme, TaylorAction) else CLAMPED
+    scaled_more = {name: x / c if name == "fill_risk_aversion" else x * c for name, x in more.items()}
     base, scaled = (
-        simple_problem(),
-        simple_problem(decay=1.5 / c, inventory_penalty=0.009 * c, terminal_penalty=1e-4 * c),
+        simple_problem(**more),
+        simple_problem(decay=1.5 / c, inventory_penalty=0.009 * c, terminal_penalty=1e-4 * c, **scaled_more),
     )
-    scheme = choose_scheme(base, grid)[0]
     assert_close(
         solve_hjb(scaled, scheme, grid).value.value, c * solve_hjb(base, scheme, grid).value.value, float64=1e-12
     )
@@ -183,6 +189,8 @@ def test_misuse_is_flagged():
     grid = Grid(5, 1)
     clamped = simple_problem(min_depth=0.5)
     assert bool(solve_hjb(clamped, TaylorAction(1, 64), grid).result == RESULTS.clamp_binds)
+    withdrawn = simple_problem(inventory_penalty=0.3, max_depth=0.3, may_withdraw=True)
+    assert bool(solve_hjb(withdrawn, TaylorAction(4, 80), grid).result == RESULTS.clamp_binds)
     uneven = eqx.tree_at(lambda p: p.bid.decay, simple_problem(), jnp.asarray(1.7))
     assert bool(solve_hjb(uneven, TaylorAction(1, 64), grid).result == RESULTS.unequal_decay)
     assert bool(solve_hjb(simple_problem(horizon=1e4), TaylorAction(1, 64), grid).result == RESULTS.too_few_terms)

@@ -293,3 +293,21 @@ def test_the_chosen_scheme_succeeds(problem, grid, kind):
     scheme, why = choose_scheme(problem, grid)
     assert isinstance(scheme, kind), why
     assert jnp.all(solve(problem, scheme, grid).result == RESULTS.successful)
+
+
+@pytest.mark.parametrize("price", [1.0, 1e-4])
+def test_convergence_is_judged_in_the_units_of_the_problem(price):
+    problem = symmetric(
+        decay=1.5 / price, inventory_penalty=0.009 * price, terminal_penalty=1e-4 * price, horizon=3600.0
+    )
+    assert solve(problem, Implicit(4), Grid(20)).result == RESULTS.policy_not_converged
+    assert solve(problem, Implicit(200), Grid(20)).result == RESULTS.successful
+
+
+@pytest.mark.parametrize("low", [-np.inf, 0.0])
+def test_quotes_at_the_mid_have_an_error_to_control(low):
+    solution = solve(symmetric(min_depth=low, max_depth=0.0), HanWong(), Grid(5))
+    assert solution.result == RESULTS.successful
+    assert_close(
+        solution.value.value, solve(symmetric(min_depth=low, max_depth=0.0), ExplicitRK(400), Grid(5)).value.value, 1e-4
+    )

@@ -1,5 +1,8 @@
 """Regimes, signals, several assets, parameters in steps, other fill curves: reference cases, limits and symmetries."""
 
+import subprocess
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,14 +10,19 @@ import numpy as np
 import pytest
 
 from mfamm_jax.models import ExponentialIntensity, LogisticIntensity, TabulatedIntensity
+from mfamm_jax.models.intensity import gate_factor
 from mfamm_jax.results import RESULTS
+from mfamm_jax.solvers.closed_form import stationary_quadratic_value
 from mfamm_jax.solvers.hjb import (
     BoxGrid,
+    Ergodic,
     ExplicitRK,
     Grid,
+    HanWong,
     HJBProblem,
     MultiAssetProblem,
     RegimeProblem,
+    Strang,
     TaylorAction,
     Uniformization,
     choose_scheme,
@@ -264,6 +272,22 @@ def test_trailing_axes_solve_a_batch():
         (lambda: MultiAssetProblem((symmetric(),) * 2, jnp.array([[1.0, 2.0], [2.0, 1.0]])), "positive semidefinite"),
         (lambda: MultiAssetProblem((symmetric(), symmetric(horizon=5.0)), jnp.eye(2)), "one horizon"),
         (lambda: BoxGrid((0, 2)), "max_inventories"),
+        (lambda: RegimeProblem(symmetric(), jnp.array([[-1e-6, 5e-6], [1e-6, -1e-6]])), "row 0 sums to 4e-06"),
+        (lambda: RegimeProblem(symmetric(drift=jnp.zeros(3)), jnp.zeros((2, 2))), "2 regimes"),
+        (
+            lambda: solve_hjb(MultiAssetProblem((symmetric(),) * 2, jnp.eye(2)), ExplicitRK(4), BoxGrid((2,))),
+            "one per asset",
+        ),
+        (lambda: symmetric(horizon=jnp.inf), "horizon is infinite"),
+        (lambda: symmetric(min_depth=jnp.inf), "min_depth"),
+        (lambda: signal_generator(jnp.array([0.0, jnp.nan]), 0.1, 1.0), "equal steps"),
+        (lambda: stationary_quadratic_value(jnp.array([[1.0, 2.0], [2.0, 1.0]]), jnp.ones(2)), "positive semidefinite"),
+        (lambda: choose_scheme(symmetric(), Grid(2), Strang), "RegimeProblem"),
+        (
+            lambda: choose_scheme(symmetric(terminal_penalty=1.0, max_depth=2.0), Grid(20), ExplicitRK),
+            "terminal_penalty",
+        ),
+        (lambda: Ergodic().solve(symmetric(drift=jnp.zeros(3)), Grid(2)), "vmap"),
         (lambda: choose_scheme(RegimeProblem(symmetric(), jnp.zeros((2, 2))), Grid(2), TaylorAction), "RegimeProblem"),
         (lambda: symmetric(min_depth=1.0, max_depth=0.5), "min_depth"),
         (lambda: signal_generator(jnp.linspace(-1.0, 1.0, 5), -0.1, 1.0), "mean_reversion"),
@@ -273,3 +297,56 @@ def test_trailing_axes_solve_a_batch():
 def test_absurd_problems_are_refused_by_name(build, name):
     with pytest.raises(ValueError, match=name):
         build()
+
+
+def test_a_table_without_an_allowed_node_is_withdrawn():
+    table = TabulatedIntensity(jnp.array([0.5, 1.0]), jnp.array([1.0, 0.5]))
+    problem = HJBProblem(table, ExponentialIntensity(1.0, 1.5), 0.02, max_depth=0.4, may_withdraw=True)
+    solution = solve(problem, ExplicitRK(60), Grid(3))
+    bid, ask = optimal_depths(problem, solution.value.relative_value[-1])
+    assert solution.result == RESULTS.successful
+    assert np.isnan(bid).all()
+    assert np.isfinite(ask[4:]).all()
+
+
+def test_a_steep_terminal_penalty_is_left_to_adaptive_steps():
+    steep = symmetric(terminal_penalty=1.0, max_depth=2.0, horizon=jnp.full(2, 5.0))
+    scheme, why = choose_scheme(steep, Grid(10))
+    assert isinstance(scheme, HanWong), why
+    assert (solve(steep, scheme, Grid(10)).result == RESULTS.successful).all()
+    assert isinstance(choose_scheme(symmetric(terminal_penalty=2.0, horizon=5.0), Grid(20))[0], HanWong)
+
+
+def test_toxic_flow_reduces_intensity_in_the_equation_as_in_the_quotes():
+    """The gate at its reduced size is the problem with that share of the fills."""
+    side = ExponentialIntensity(1.2, 1.5)
+    gated = side.scaled(gate_factor(jnp.asarray(0.9), jnp.asarray(0.7), jnp.asarray(0.0), jnp.asarray(0.25)))
+    half = HJBProblem(gated, gated, 0.02)
+    by_hand = HJBProblem(*[ExponentialIntensity(0.3, 1.5)] * 2, 0.02)
+    values = [solve(p, TaylorAction(1, 60), Grid(3)).value.initial_value for p in (half, by_hand)]
+    assert_close(values[0], values[1], float64=1e-12)
+
+
+WRONG_KINDS = """
+from mfamm_jax import ExponentialIntensity, Grid, HJBProblem, Implicit
+from mfamm_jax.solvers.hjb import fluid_limit
+side = ExponentialIntensity(1.0, 1.5)
+for build, name in (
+    (lambda: HJBProblem(None, side, 0.01), "bid is None"),
+    (lambda: Grid(2.5), "max_inventory is 2.5"),
+    (lambda: Implicit(4, order=3), "order is 3"),
+    (lambda: fluid_limit(HJBProblem(side, side, 0.01), Grid(2), 1.5), "cells_per_lot is 1.5"),
+):
+    try:
+        build()
+    except ValueError as error:
+        assert name in str(error), error
+    else:
+        raise AssertionError(name)
+"""
+
+
+def test_values_of_the_wrong_kind_are_refused_by_name():
+    """In a process of its own: here types are checked before our checks are reached."""
+    done = subprocess.run([sys.executable, "-c", WRONG_KINDS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

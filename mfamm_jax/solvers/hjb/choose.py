@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from mfamm_jax.models.intensity import ExponentialIntensity
+from mfamm_jax.solvers.hjb.ergodic import Ergodic
 from mfamm_jax.solvers.hjb.explicit import ExplicitRK
 from mfamm_jax.solvers.hjb.han_wong import HanWong
 from mfamm_jax.solvers.hjb.implicit import Implicit
@@ -30,7 +31,12 @@ RATE_STEP = 0.4
 MOST_EXPLICIT_STEPS = 4000
 IMPLICIT_RATE_STEP = 8.0
 # Changes of regime per splitting step.
-SWITCHES_PER_STEP = 0.1
+SWITCHES_PER_STEP = 0.03
+# Squarings double the rounding of float32; Taylor sums beyond this many cost more than adaptive steps.
+MOST_SQUARINGS = {"float32": 8, "float64": 1000}
+MOST_SUMS = 1000
+# A scheme of more steps than this is refused: its solve would not come back.
+MOST_STEPS = 10_000_000
 
 
 def fill_rates(problem: HJBProblem, max_inventory: int) -> np.ndarray:
@@ -109,6 +115,10 @@ def choose_scheme(
         raise ValueError(f"no choice for a {type(problem).__name__}: give ExplicitRK(n_substeps) or Diffrax()")
     if wanted is HanWong:
         return _adaptive(problem, "asked for")
+    if wanted is Ergodic:
+        return Ergodic(), "asked for"
+    if wanted not in (None, ExplicitRK, Implicit, TaylorAction, Uniformization):
+        raise ValueError(f"{wanted.__name__} has no steps to choose: build it yourself")
     reason = "asked for" if wanted in (ExplicitRK, Implicit) else why_not_linear(problem)
     if wanted in (TaylorAction, Uniformization) and reason:
         raise ValueError(f'{wanted.__name__} cannot solve this problem: {reason}; use scheme = "explicit"')
@@ -125,11 +135,20 @@ def _allow(problem: AbstractProblem, wanted: type[AbstractScheme] | None, *fitti
 
 def _explicit_steps(problem: AbstractProblem, grid: Any) -> int:
     steps = exit_rate_bound(problem, grid) * float(np.max(problem.horizon)) / grid.n_steps / RATE_STEP
-    return max(ceil(steps), 4)
+    return max(ceil(min(steps, 1e18)), 4)
+
+
+def _possible(steps: int, grid: Any) -> int:
+    if steps * grid.n_steps > MOST_STEPS:
+        raise ValueError(
+            f"{steps * grid.n_steps:.3g} steps would be needed: the terminal penalty makes the first moments before the horizon too violent for "
+            'equal steps. Lower terminal_penalty or the inventory limit, set min_depth, or use HanWong or Diffrax("tsit5")'
+        )
+    return steps
 
 
 def _explicit(problem: AbstractProblem, grid: Any, reason: str) -> tuple[AbstractScheme, str]:
-    steps = _explicit_steps(problem, grid)
+    steps = _possible(_explicit_steps(problem, grid), grid)
     return ExplicitRK(steps), f"explicit Runge-Kutta, {steps} steps a row: {reason}"
 
 
@@ -162,7 +181,8 @@ def _for_regimes(
     horizon = float(np.max(problem.horizon)) / grid.n_steps
     switching = float(np.max(-np.diagonal(np.asarray(problem.generator), axis1=-2, axis2=-1)))
     fills = exit_rate_bound(problem.regimes, grid) if exponential else 0.0
-    splits = max(ceil(horizon * max(switching / SWITCHES_PER_STEP, fills / IMPLICIT_RATE_STEP)), 16)
+    wanted_splits = min(horizon * max(switching / SWITCHES_PER_STEP, fills / IMPLICIT_RATE_STEP), 1e18)
+    splits = _possible(max(ceil(wanted_splits), 16), grid)
     why = "asked for" if wanted else "regimes, too stiff for explicit steps"
     return Strang(Implicit(1), splits), f"Strang splitting, {splits} implicit steps a row: {why}"
 
@@ -186,10 +206,15 @@ def general_scheme(
         return _explicit(problem, grid, reason)
     if wanted is None and not batch:
         return _adaptive(problem, reason)
-    if not exponential:
+    if wanted is Implicit and not exponential:
+        raise ValueError(
+            "no step count is known for fill curves that are not exponential: give Implicit(n_substeps) itself"
+        )
+    steps = max(ceil(steps * RATE_STEP / IMPLICIT_RATE_STEP), 16)
+    if not exponential or (wanted is None and steps * grid.n_steps > MOST_EXPLICIT_STEPS):
         # Trailing batches stop when all rows have arrived.
         return _adaptive(problem, reason)
-    steps = max(ceil(steps * RATE_STEP / IMPLICIT_RATE_STEP), 16)
+    steps = _possible(steps, grid)
     return Implicit(steps), f"implicit steps with policy iteration, {steps} a row: {reason}, long horizon"
 
 
@@ -197,7 +222,10 @@ def _linear(problem: HJBProblem, grid: Any, wanted: type[AbstractScheme] | None)
     span = float(np.max(_log_range(problem, grid)))
     if wanted is not Uniformization and span > LOG_RANGE[np.asarray(problem.horizon).dtype.name]:
         norm = float(np.max(_action_norm_in_logarithms(problem, grid))) / grid.n_steps
-        substeps = max(ceil(norm / ACTION_NORM), 1)
+        substeps = max(ceil(min(norm / ACTION_NORM, 1e18)), 1)
+        if wanted is None and substeps * grid.n_steps > MOST_SUMS:
+            return general_scheme(problem, grid, None, f"values may span {span:.0f} e-folds")
+        substeps = _possible(substeps, grid)
         terms = terms_for(norm / substeps)
         why = f"Taylor action in logarithms, {substeps} x {terms} terms a row: values may span {span:.0f} e-folds"
         return TaylorAction(substeps, terms, in_logarithms=True), why
@@ -206,6 +234,12 @@ def _linear(problem: HJBProblem, grid: Any, wanted: type[AbstractScheme] | None)
     substeps = max(ceil(norm / ACTION_NORM), 1)
     terms = terms_for(norm / substeps)
     squarings = max(ceil(log2(max(norm / SQUARING_NORM, 1.0))), 0)
+    if (
+        wanted is None
+        and squarings > MOST_SQUARINGS[np.asarray(problem.horizon).dtype.name]
+        and substeps * grid.n_steps > 100
+    ):
+        return general_scheme(problem, grid, None, f"{squarings} squarings would cost float32 its digits")
     # Measured on a CPU core for 11 to 61 inventories: both kinds of products cost the same per operation.
     action_cost = grid.n_steps * substeps * terms * 7 * size
     squaring_cost = 24 * 7 * size**2 + squarings * 2 * size**3 + grid.n_steps * 2 * size**2

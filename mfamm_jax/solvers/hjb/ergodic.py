@@ -41,10 +41,12 @@ def _first_guess(problem: HJBProblem, inventory: Float[Array, " inventory"]) -> 
 
 
 class Ergodic(AbstractScheme):
-    """Howard's policy iteration for the stationary problem: each step solves for the gain and value of one policy.
+    r"""Howard's policy iteration for the stationary problem: each step solves for the gain and value of one policy.
 
     The iterations run under `stop_gradient`; one more, with gradients, gives the derivative of the implicit function.
-    `stats["gain"]` is g [price/s], `stats["residual"]` the largest violation of the equation [price/s].
+    `stats["gain"]` is g [price/s], `stats["residual"]` the largest violation of the equation [price/s]. With a CARA weight on fills and
+    a lower depth limit no stationary solution need exist: a fill is worth at most $1/\xi$, which cannot pay for every
+    penalty; the result is then not finite.
 
     Args:
         n_iterations: Policies tried; convergence is quadratic, 5 to 10 suffice.
@@ -58,6 +60,10 @@ class Ergodic(AbstractScheme):
         """Value table whose rows differ by the gain; the terminal penalty and `start` (a first guess) do not matter."""
         if not isinstance(problem, HJBProblem):
             raise ValueError(f"Ergodic solves an HJBProblem, not a {type(problem).__name__}")
+        if problem.batch_shape:
+            raise ValueError(
+                f"Ergodic solves one parameter set, got a batch of shape {problem.batch_shape}: use jax.vmap"
+            )
         middle = grid.max_inventory
 
         def improve(problem, value, gain):

@@ -16,8 +16,8 @@ def fluid_limit(problem: HJBProblem, grid: Grid, cells_per_lot: int) -> tuple[HJ
 
     Inventory q of the fluid is entry q x `cells_per_lot` from the middle; its slope is the jump of the refined value itself.
     """
-    if cells_per_lot < 1:
-        raise ValueError(f"cells_per_lot is {cells_per_lot}, expected >= 1")
+    if not isinstance(cells_per_lot, int) or cells_per_lot < 1:
+        raise ValueError(f"cells_per_lot is {cells_per_lot}, expected a whole number >= 1")
     m = cells_per_lot
     changed = (
         problem.bid.scaled(float(m)),

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from mfamm_jax.fields import real_field, static_field
 from mfamm_jax.results import RESULTS, Solution, when
-from mfamm_jax.solvers.hjb.implicit import TABLEAUS, implicit_step, single_asset
-from mfamm_jax.solvers.hjb.problem import AbstractProblem, AbstractScheme, HJBProblem, indifference_costs
+from mfamm_jax.solvers.hjb.implicit import TABLEAUS, implicit_step, price_scale, single_asset
+from mfamm_jax.solvers.hjb.problem import AbstractProblem, AbstractScheme, HJBProblem
 from mfamm_jax.solvers.hjb.steps import gauged_start, stepped_solution
 
 # Attempts between two looks at whether every row of a batch has arrived.
@@ -120,10 +120,7 @@ class HanWong(AbstractScheme):
 
     def _norm(self, problem: HJBProblem, value: Array, error: Array, change: Array) -> Array:
         """Error of the quotes over what is tolerated; what rounding alone does to a quote is tolerated."""
-        problem, value = jax.lax.stop_gradient((problem, value))
-        costs = indifference_costs(problem, value, axis=0)
-        depths = [jnp.abs(jnp.nan_to_num(c + problem.margin(c, s))) for c, s in zip(costs, ("bid", "ask"), strict=True)]
-        depth = jnp.maximum(depths[0].max(axis=0), depths[1].max(axis=0))
+        value = jax.lax.stop_gradient(value)
         rounding = 8 * jnp.finfo(value.dtype).eps * jnp.abs(value).max(axis=0)
         moved = jnp.maximum(jnp.abs(jnp.diff(error, axis=0)).max(axis=0), change)
-        return moved / (self.atol + self.rtol * depth + rounding)
+        return moved / (self.atol + self.rtol * price_scale(problem, value) + rounding)

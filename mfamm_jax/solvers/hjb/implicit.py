@@ -18,7 +18,7 @@ from mfamm_jax.results import RESULTS, Solution, when
 from mfamm_jax.solvers.hjb.problem import AbstractProblem, AbstractScheme, HJBProblem, indifference_costs
 from mfamm_jax.solvers.hjb.steps import gauged_start, stepped_solution
 
-# A last iteration that moved the quotes by less leaves an error of its square.
+# A last iteration that moved the quotes by less, relative to `price_scale`, leaves an error of its square.
 HOWARD_TOLERANCE = 1e-2
 
 
@@ -126,6 +126,18 @@ def implicit_step(
     return value, jnp.tensordot(last, offset_slopes, 1), jax.lax.stop_gradient(error), change
 
 
+def price_scale(problem: HJBProblem, value: Array) -> Float[Array, "*batch"]:
+    """Largest depth, or margin of a quote without limits where limits leave no depth [price]: what a quote's error is relative to."""
+    problem, value = jax.lax.stop_gradient((problem, value))
+    largest = jnp.zeros_like(problem.gauge(value))
+    infinity = jnp.full_like(largest, jnp.inf)
+    for cost, side in zip(indifference_costs(problem, value, axis=0), ("bid", "ask"), strict=True):
+        free = getattr(problem, side).best_margin(cost, problem.fill_risk_aversion, -infinity, infinity)
+        for price in (cost + problem.margin(cost, side), free):
+            largest = jnp.maximum(largest, jnp.abs(jnp.nan_to_num(price)).max(axis=0))
+    return largest
+
+
 def single_asset(problem: AbstractProblem, scheme: str) -> HJBProblem:
     """The problem itself, or an error that says what to use instead."""
     if not isinstance(problem, HJBProblem):
@@ -168,7 +180,7 @@ class Implicit(AbstractScheme):
         first = gauged_start(problem, grid, start)
         carry = *first, first[0], jnp.zeros_like(first[1])
         (after, _, before, change), rows = jax.lax.scan(row, carry, length=grid.n_steps)
-        margin = 1 + jnp.abs(after).max(axis=0)
-        result = when(change <= HOWARD_TOLERANCE * margin, RESULTS.successful, RESULTS.policy_not_converged)
+        tolerated = HOWARD_TOLERANCE * price_scale(problem, after)
+        result = when(change <= tolerated, RESULTS.successful, RESULTS.policy_not_converged)
         stats = {"n_steps": jnp.asarray(grid.n_steps * self.n_substeps), "howard_change": change}
         return stepped_solution(problem, grid, first, rows, (before, after, step), result, stats)

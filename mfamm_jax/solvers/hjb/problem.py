@@ -85,13 +85,16 @@ class HJBProblem(AbstractProblem):
     may_withdraw: bool = static_field(default=False, help="leave a side unquoted where every allowed depth loses")
 
     def __check_init__(self) -> None:
+        for side in ("bid", "ask"):
+            if not isinstance(getattr(self, side), AbstractIntensity):
+                raise ValueError(f"HJBProblem.{side} is {getattr(self, side)!r}, expected a fill intensity")
         limits = self.min_depth, self.max_depth
         if any(isinstance(limit, jax.core.Tracer) for limit in limits):
             return
         # numpy: under a trace jax would turn even constants into tracers.
         low, high = (np.asarray(limit) for limit in limits)
-        if np.any(low > high):
-            raise ValueError(f"HJBProblem.min_depth {low} exceeds max_depth {high}: no quote is allowed")
+        if np.any(low > high) or np.any(low == np.inf) or np.any(high == -np.inf):
+            raise ValueError(f"HJBProblem.min_depth {low} and max_depth {high} leave no quote that is allowed")
 
     def margin(self, cost: Float[Array, "*b"], side: str) -> Float[Array, "*b"]:
         """Depth minus cost of the best quote of a side, `"bid"` or `"ask"`; NaN where the side is withdrawn."""
@@ -103,7 +106,8 @@ class HJBProblem(AbstractProblem):
         """$h(cost)$ of a side."""
         limits = self.fill_risk_aversion, self.min_depth, self.max_depth
         gain = getattr(self, side).hamiltonian(cost, *limits)
-        return jnp.maximum(gain, 0.0) if self.may_withdraw else gain
+        # NaN, where a table has no node within the limits, is a loss too.
+        return jnp.where(gain > 0, gain, 0.0) if self.may_withdraw else gain
 
     def hamiltonian_and_rate(
         self, cost: Float[Array, "*b"], side: str
@@ -114,7 +118,7 @@ class HJBProblem(AbstractProblem):
         )
         if not self.may_withdraw:
             return gain, rate
-        return jnp.maximum(gain, 0.0), jnp.where(gain > 0, rate, 0.0)
+        return jnp.where(gain > 0, gain, 0.0), jnp.where(gain > 0, rate, 0.0)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

@@ -43,8 +43,14 @@ class RegimeProblem(AbstractProblem):
             raise ValueError("RegimeProblem.generator has a negative rate off its diagonal")
         sums = generator.sum(axis=1)
         worst = int(np.abs(sums).argmax())
-        if abs(sums[worst]) > 1e-5 * (1 + np.abs(generator).max()):
+        if abs(sums[worst]) > 1e-5 * np.abs(generator[worst]).max():
             raise ValueError(f"RegimeProblem.generator: row {worst} sums to {sums[worst]:g}, expected 0")
+        n, shape = generator.shape[0], self.regimes.batch_shape
+        if shape not in ((), (n,)) or self.regimes.horizon.ndim:
+            raise ValueError(
+                f"RegimeProblem.regimes needs one horizon and parameters of shape () or ({n},), as generator has {n} regimes: "
+                f"got shape {shape}, horizon {self.regimes.horizon.shape}"
+            )
 
     @property
     def horizon(self) -> Float[Array, ""]:  # pyrefly: ignore[bad-override]
@@ -85,7 +91,7 @@ def signal_generator(
     nodes = jnp.asarray(nodes, dtype=jnp.result_type(float))
     if not isinstance(nodes, jax.core.Tracer):
         gaps = np.diff(np.asarray(nodes))
-        if gaps.size == 0 or gaps.min() <= 0 or np.ptp(gaps) > 1e-4 * gaps.max():
+        if gaps.size == 0 or not gaps.min() > 0 or np.ptp(gaps) > 1e-4 * gaps.max():
             raise ValueError(f"signal_generator: nodes must be at least two, rising in equal steps, got steps {gaps}")
     width = nodes[1] - nodes[0]
     drift = -mean_reversion * nodes
@@ -142,6 +148,10 @@ class MultiAssetProblem(AbstractProblem):
 
     def terminal_value(self, grid: BoxGrid) -> Float[Array, "inventory *rest"]:
         """(9) summed over assets."""
+        if len(grid.max_inventories) != len(self.assets):
+            raise ValueError(
+                f"BoxGrid.max_inventories {grid.max_inventories}: expected {len(self.assets)}, one per asset"
+            )
         total = jnp.zeros(tuple(2 * q + 1 for q in grid.max_inventories))
         for i, (asset, q) in enumerate(zip(self.assets, grid.max_inventories, strict=True)):
             total = total + _along(asset.terminal_value(Grid(q)), i, total.ndim)

@@ -86,7 +86,10 @@ def solve_sweep(problems: HJBProblem, grid: Grid, chunk_rows: int | None = None)
 def _n_rows(problems: HJBProblem) -> int:
     shapes = {np.shape(x) for x in jax.tree.leaves(problems)} - {()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-        raise ValueError(f"solve_sweep needs parameters of one shape (row,) or scalars, got shapes {sorted(shapes)}")
+        raise ValueError(
+            f"solve_sweep needs parameters of one shape (row,) or scalars, got shapes {sorted(shapes)}; for curves with arrays of "
+            "their own (tables) use jax.vmap of solve_hjb"
+        )
     return next(iter(shapes))[0]
 
 

@@ -98,8 +98,9 @@ def _table(
     binds = jnp.zeros(norm.shape, bool)
     for cost, side in zip(indifference_costs(frozen, unlimited, axis=1), ("bid", "ask"), strict=True):
         free = getattr(frozen, side).natural_margin(frozen.fill_risk_aversion)
-        moved = jnp.abs(frozen.margin(cost, side) - free) > 1e-6 * free
-        binds = binds | moved.any(axis=(0, 1))
+        # A withdrawn side, whose margin is NaN, was not free either.
+        stayed = jnp.abs(frozen.margin(cost, side) - free) <= 1e-6 * free
+        binds = binds | ~stayed.all(axis=(0, 1))
     result = when(binds, RESULTS.clamp_binds, RESULTS.successful)
     result = when(norm <= limit, result, RESULTS.too_few_terms)
     result = when(frozen.bid.decay == frozen.ask.decay, result, RESULTS.unequal_decay)
@@ -144,7 +145,9 @@ def _decay_difference(half, rest, grid, n_substeps):
 def _decay_difference_jvp(grid, n_substeps, primals, tangents):
     half, rest = primals
     zero = _decay_difference(half, rest, grid, n_substeps)
-    return zero, jax.jvp(lambda h: _explicit_rows(h, rest, grid, n_substeps), (0.0 * half,), (tangents[0],))[1]
+    # One forward sensitivity, which reverse mode only multiplies: it is linear in the one number per row.
+    slope = jax.jvp(lambda h: _explicit_rows(h, rest, grid, n_substeps), (half,), (jnp.ones_like(half),))[1]
+    return zero, jax.tree.map(lambda x: x * tangents[0], slope)
 
 
 class Uniformization(AbstractScheme):
