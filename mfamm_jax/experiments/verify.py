@@ -9,11 +9,13 @@ import numpy as np
 
 from mfamm_jax.experiments.config import ConfigError
 from mfamm_jax.experiments.verify_kinds import KINDS
+from mfamm_jax.experiments.verify_market_making import MARKET_MAKING_KINDS
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.results import RESULTS
 from mfamm_jax.solvers.hjb import ExplicitRK, Grid, HJBProblem, choose_scheme, optimal_depths, solve_hjb
 
-SHIPPED = Path(__file__).parent / "cases.json"
+ALL_KINDS = KINDS | MARKET_MAKING_KINDS
+SHIPPED, SHIPPED_MARKET_MAKING = (Path(__file__).parent / name for name in ("cases.json", "cases_market_making.json"))
 GRADIENT_TOLERANCE = {"float64": 1e-7, "float32": 1e-3}
 MAX_REFINEMENTS = 4
 FIRST_STEPS = 128
@@ -22,7 +24,7 @@ Entry = tuple[float, float, str]
 
 
 def verify_cases(files: list[Path], precision: str) -> dict[str, Any]:
-    """Runs every case of the files (default: the shipped table).
+    """Runs every case of the files (default: the shipped tables).
 
     Returns:
         {"cases": [{id, kind, status, error, tolerance, reason}], "passed", "failed", "skipped"}; `error` and `tolerance` belong to
@@ -31,7 +33,7 @@ def verify_cases(files: list[Path], precision: str) -> dict[str, Any]:
     if precision not in GRADIENT_TOLERANCE:
         raise ConfigError(f'--precision: expected "float32" or "float64", got {precision!r}')
     jax.config.update("jax_enable_x64", precision == "float64")
-    cases = [_verify(case, precision) for file in files or [SHIPPED] for case in _read(file)]
+    cases = [_verify(case, precision) for file in files or [SHIPPED, SHIPPED_MARKET_MAKING] for case in _read(file)]
     counts = {
         name: sum(case["status"] == status for case in cases)
         for name, status in (("passed", "pass"), ("failed", "fail"), ("skipped", "skip"))
@@ -51,13 +53,13 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 def _verify(case: dict[str, Any], precision: str) -> dict[str, Any]:
     answer = {"id": case["id"], "kind": case["kind"], "error": None, "tolerance": None, "reason": ""}
-    if case["kind"] not in ("hjb_finite_horizon", *KINDS):
+    if case["kind"] not in ("hjb_finite_horizon", *ALL_KINDS):
         return answer | {"status": "skip", "reason": f"no check for kind {case['kind']}"}
     suffix = "" if precision == "float64" else "_float32"
-    if f"rel{suffix}" not in case["tolerance"]:
+    if not any(f"{name}{suffix}" in case["tolerance"] for name in ("rel", "abs")):
         return answer | {"status": "skip", "reason": "no float32 tolerance"}
     try:
-        compare = _compare_kind if case["kind"] in KINDS else _compare
+        compare = _compare_kind if case["kind"] in ALL_KINDS else _compare
         entries, solved = compare(case, precision, suffix)
     except (KeyError, TypeError, ValueError) as error:
         return answer | {"status": "fail", "reason": f"{type(error).__name__}: {error}"}
@@ -82,11 +84,15 @@ def _problem(inputs: dict[str, Any]) -> HJBProblem:
 def _entry(name: str, got: Any, wanted: Any, rel: float, absolute: float) -> Entry:
     """The number that comes nearest to failing; None = not quoted."""
     # Nested lists with None become floats with NaN.
+    if isinstance(wanted, dict):
+        got, wanted = [got[key] for key in wanted], list(wanted.values())
     wanted = np.array(wanted, dtype=float).ravel()
     got = np.ravel(np.asarray(got, float))
     if got.shape != wanted.shape or (np.isnan(got) != np.isnan(wanted)).any():
         return np.inf, absolute, name
     error, allowed = np.abs(got - wanted), np.maximum(rel * np.abs(wanted), absolute)
+    if not np.isfinite(error).any():
+        return 0.0, absolute, name
     worst = int(np.nanargmax(error / allowed))
     return float(error[worst]), float(allowed[worst]), name
 
@@ -97,10 +103,11 @@ def _compare_kind(case: dict[str, Any], precision: str, suffix: str) -> tuple[li
     inventory = expected.pop("inventory", None)
     if inventory is not None:
         given["inventory"] = inventory
-    rel, absolute = case["tolerance"][f"rel{suffix}"], case["tolerance"][f"abs{suffix}"]
+    given_tolerance = case["tolerance"]
+    rel, absolute = (float(given_tolerance.get(f"{name}{suffix}", given_tolerance[name])) for name in ("rel", "abs"))
     steps, entries, solved = FIRST_STEPS, [], False
     for _ in range(MAX_REFINEMENTS + 1):
-        numbers, solved = KINDS[case["kind"]](given, steps)
+        numbers, solved = ALL_KINDS[case["kind"]](given, steps)
         missing = [name for name in expected if name not in numbers]
         if missing:
             raise KeyError(f"no answer for the expected entry {missing[0]!r}")

@@ -109,3 +109,16 @@ def _masked_quantile(
     above = jnp.minimum(below + 1, jnp.maximum(count - 1, 0))
     low, high = (jnp.where(count > 0, ordered[i], 0) for i in (below, above))
     return low + (position - below) * (high - low)
+
+
+def tick_volatility(prices: Float[Array, " tick"]) -> Float[Array, ""]:
+    r"""Hummingbot's instant volatility since December 2021: $\sqrt{\sum \Delta^2/n}$ over n mids (n - 1 differences) [price per root tick].
+
+    Biased by $\sqrt{1 - 1/n}$ against `rolling_volatility`, and as noisy as the mid bounces. Source: H-E1.
+    """
+    return jnp.sqrt(jnp.sum(jnp.diff(prices) ** 2) / prices.shape[0])
+
+
+def population_volatility(prices: Float[Array, " tick"]) -> Float[Array, ""]:
+    """Hummingbot's volatility of 2021: population standard deviation of the mids, which grows with the window [price]. Source: H1-11."""
+    return jnp.std(prices)

@@ -25,6 +25,8 @@ Ticks = Int[Array, "2"]
 Flags = Bool[Array, "2"]
 SIGN = np.array([1, -1], np.int32)  # a bid fill raises inventory, an ask fill lowers it
 
+FeeModel = Literal["quantity", "value", "flat"]
+
 
 class ReplayConfig(Checked):
     """How orders are filled and charged."""
@@ -42,7 +44,7 @@ class ReplayConfig(Checked):
     post_only: bool = static_field(
         default=True, help="reject orders that would take; false: they take and pay taker_fee"
     )
-    fee_model: Literal["quantity", "value", "flat"] = static_field(
+    fee_model: FeeModel = static_field(
         default="quantity", source="F-1 to F-3", help="fees per lot, per value traded or per fill"
     )
     maker_fee: Float[Array, ""] = real_field(
@@ -392,17 +394,22 @@ def _take(event: Event, config: ReplayConfig, ticks: Ticks, size: Sides) -> tupl
     return total, jnp.sum(taken * price, axis=1) / jnp.where(total > 0, total, 1.0)
 
 
+def fee_of_fills(
+    model: FeeModel, rate: Float[Array, ""], price: Float[Array, "*b"], lots: Float[Array, "*b"]
+) -> Float[Array, "*b"]:
+    """Paid for fills [price lot], negative = rebate: per value traded (F-1), per lot (F-2) or per fill (F-3)."""
+    if model == "value":
+        return rate * price * lots
+    if model == "quantity":
+        return rate * lots
+    return jnp.where(lots > 0, rate, 0.0)
+
+
 def _account(tape: Tape, config: ReplayConfig, book: _Book, fills: _Fills, rate: Float[Array, ""]) -> _Book:
     """Cash, inventory (2) and fees after fills at the mid before the step; a bid fill raises inventory."""
     signed = SIGN * fills.lots
     happened = fills.lots > 0
-    if config.fee_model == "value":
-        charged = rate * (tape.reference_price + fills.price) * fills.lots  # F-1
-    elif config.fee_model == "quantity":
-        charged = rate * fills.lots  # F-2
-    else:
-        charged = jnp.where(happened, rate, 0.0)  # F-3
-    fees = jnp.sum(charged)
+    fees = jnp.sum(fee_of_fills(config.fee_model, rate, tape.reference_price + fills.price, fills.lots))
     inventory = book.inventory + jnp.sum(signed)
     changed = {
         "inventory": inventory,

@@ -1,11 +1,13 @@
 r"""One step of the market maker's world: fills (4), inventory (2), the mid, fees and the reward (1)."""
 
+from typing import Literal
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mfamm_jax.fields import Checked, real_field
+from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.models.intensity import AbstractIntensity
 from mfamm_jax.policies.quotes import Covariates, MarketState, Quotes
 
@@ -21,6 +23,8 @@ class PoissonMarket(Checked):
         bid_adverse_selection: Fall of the mid after a bid fill [price].
         ask_adverse_selection: Rise of the mid after an ask fill [price].
         maker_fee: Fee per lot filled, negative = rebate [price].
+        fill_rule: What (4) becomes over a finite step: `"poisson"` $1 - e^{-\lambda dt}$; `"clip_product"` $\min(1, \lambda dt)$, the
+            paper's of 2008; `"product_of_clips"` $\min(1, \Lambda dt)\min(1, \lambda/\Lambda)$ with $\Lambda$ at the mid, mbt_gym's.
     """
 
     bid: AbstractIntensity
@@ -30,14 +34,25 @@ class PoissonMarket(Checked):
     bid_adverse_selection: Float[Array, ""] = real_field(default=0.0, unit="price")
     ask_adverse_selection: Float[Array, ""] = real_field(default=0.0, unit="price")
     maker_fee: Float[Array, ""] = real_field(default=0.0, unit="price")
+    fill_rule: Literal["poisson", "clip_product", "product_of_clips"] = static_field(
+        default="poisson", source="(4), AS-S2", help="probability of a fill in a finite step"
+    )
 
     def fill_probabilities(
         self, quotes: Quotes, time_step: Float[Array, ""]
     ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
-        r"""(4) over a finite step: $1 - e^{-\lambda\,dt}$ that at least one order reaches the quote; 0 where not quoted."""
+        r"""(4) over a finite step; with the Poisson rule that at least one order reaches the quote; 0 where not quoted."""
 
         def probability(intensity, depth, size):
-            return jnp.where(size > 0, -jnp.expm1(-intensity(depth) * time_step), 0.0)
+            rate = intensity(depth)
+            if self.fill_rule == "poisson":
+                chance = -jnp.expm1(-rate * time_step)
+            elif self.fill_rule == "clip_product":
+                chance = jnp.minimum(rate * time_step, 1.0)  # AS-S2
+            else:
+                at_mid = intensity(jnp.zeros_like(depth))
+                chance = jnp.minimum(at_mid * time_step, 1.0) * jnp.minimum(rate / at_mid, 1.0)
+            return jnp.where(size > 0, chance, 0.0)
 
         return (
             probability(self.bid, quotes.bid_depth, quotes.bid_size),
