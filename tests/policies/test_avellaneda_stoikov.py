@@ -74,7 +74,7 @@ def test_gradients_are_finite_at_the_limits():
 
     for inventory, averse in ((0.0, 0.5), (2.0, 0.0), (0.0, 0.0)):
         assert np.isfinite(jax.grad(ask, (0, 1))(*real(inventory, averse))).all()
-    check_grads(ask, real(2.0, 0.4), order=1, rtol=1e-6)
+    check_grads(jax.jit(ask), real(2.0, 0.4), order=1, rtol=1e-6)
     slope = jax.grad(margin_of_decay)(*real(0.0, 1.5))
     assert_close(slope, -1 / (2 * 1.5**2))  # (1/g) ln(1 + g/k) = 1/k - g/(2 k^2) + ...
 
