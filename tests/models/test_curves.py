@@ -193,7 +193,7 @@ def test_curves_may_be_built_under_a_trace():
 
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize(("cost", "at"), [(0.2, "free"), (-0.6, "min"), (0.9, "max")])
-@pytest.mark.parametrize("risk_aversion", [0.0, 0.4])
+@pytest.mark.parametrize("risk_aversion", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
 def test_gains_have_both_derivatives_in_cost_parameters_and_limits(name, cost, at, risk_aversion):
     intensity = curve(name)
     low, high = {"free": (-0.3, 9.0), "min": (0.8, 9.0), "max": (-0.3, 1.0)}[at]

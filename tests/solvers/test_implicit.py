@@ -209,7 +209,11 @@ def test_backward_euler_is_monotone():
         assert float(table.stats["concavity_violation"]) < 1e-9
 
 
-@pytest.mark.parametrize("inner", [Implicit(1, 2), ExplicitRK(4), TaylorAction(1, 40)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "inner",
+    [Implicit(1, 2), *(pytest.param(s, marks=pytest.mark.slow) for s in (ExplicitRK(4), TaylorAction(1, 40)))],
+    ids=lambda s: type(s).__name__,
+)
 def test_strang_splitting_has_order_two(inner):
     problem, grid = regime_problem(CASES["hjb/regimes2"]["inputs"]), Grid(4, 1)
     for zeta in (0.0, 0.4):
