@@ -103,6 +103,8 @@ def test_linear_schemes_have_the_gradient_of_everything(wanted, precision):
     np.testing.assert_allclose(gradient.terminal_penalty, expected["terminal_penalty"], rtol=rel)
     np.testing.assert_allclose(gradient.ask.scale, expected["ask_intensity"], rtol=rel)
     np.testing.assert_allclose(gradient.bid.scale, expected["bid_intensity"], rtol=rel)
+    # The difference of the decays is a sum over Gauss nodes.
+    rel = max(rel, 1e-6)
     np.testing.assert_allclose(gradient.ask.decay, expected["ask_decay"], rtol=rel)
     np.testing.assert_allclose(gradient.bid.decay, expected["bid_decay"], rtol=rel)
 
@@ -356,6 +358,55 @@ def test_decays_that_differ_in_the_derivative_only():
     slopes = [jax.jit(jax.jacfwd(lambda d, s=s: value(d, s)))(jnp.asarray(0.0)) for s in (linear, explicit)]
     assert_close(slopes[0], slopes[1], float64=1e-7)
     assert float(jnp.abs(slopes[0]).max()) > 0.05
+
+
+def _value_of_decays(decays, scheme, **changes):
+    """Everything that a side's own decay enters: fills, adverse selection, the weight on them; three rows."""
+    bid, ask = ExponentialIntensity(1.2, decays[0]), ExponentialIntensity(0.8, decays[1])
+    more = {"bid_adverse_selection": 0.2, "ask_adverse_selection": 0.1, "fill_risk_aversion": 0.5, "horizon": 3.0}
+    value = solve_hjb(HJBProblem(bid, ask, 0.02, **more | changes), scheme, Grid(3, 3)).value.value
+    return jnp.sum(value * jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape))
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [pytest.param(TaylorAction(1, 50), marks=pytest.mark.slow), TaylorAction(1, 50, adjoint=True)],
+    ids=str,
+)
+def test_second_derivatives_in_either_decay(scheme):
+    decays = jnp.asarray([1.5, 1.5])
+    results = [
+        jax.jit(lambda x, s=s: (jax.grad(_value_of_decays)(x, s), jax.hessian(_value_of_decays)(x, s)))(decays)
+        for s in (scheme, ExplicitRK(100))
+    ]
+    (gradient, hessian), (expected_gradient, expected_hessian) = results
+    assert_close(gradient, expected_gradient, float64=1e-7)
+    # The second derivative in the difference of the decays is of second order in the gaps between Gauss nodes.
+    assert_close(hessian, expected_hessian, float64=1e-3)
+    assert_close(hessian[0, 1], hessian[1, 0], float64=1e-9)
+    # Which this does not contain: it is the derivative in the mean and the difference, once each.
+    assert_close(hessian[0, 0] - hessian[1, 1], expected_hessian[0, 0] - expected_hessian[1, 1], float64=1e-7)
+
+
+@pytest.mark.parametrize("scheme", [TaylorAction(1, 60), Uniformization(4, 24)], ids=str)
+def test_decays_under_a_steep_terminal_penalty(scheme):
+    """The fill rates start at e^11 per second, which no explicit step survives."""
+
+    def value(decays, scheme):
+        bid, ask = ExponentialIntensity(1.2, decays[0]), ExponentialIntensity(0.8, decays[1])
+        problem = HJBProblem(bid, ask, 0.009, terminal_penalty=0.4, horizon=2.0)
+        return solve_hjb(problem, scheme, Grid(10)).value.initial_value[13]
+
+    decays, step = jnp.asarray([1.5, 1.5]), 1e-4
+    found = jax.jit(jax.grad(value), static_argnums=1)(decays, scheme)
+    with jax.enable_x64(True):
+        implicit = jax.jit(lambda x: value(x, HanWong(1e-9)))
+        expected = [
+            (implicit(np.add(decays, step * e)) - implicit(np.subtract(decays, step * e))) / (2 * step)
+            for e in np.eye(2)
+        ]
+    # Central differences of a solution to about 1e-8.
+    np.testing.assert_allclose(found, expected, rtol=2e-4)
 
 
 def test_time_rescaling():

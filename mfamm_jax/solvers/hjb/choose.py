@@ -11,15 +11,11 @@ from mfamm_jax.solvers.hjb.ergodic import Ergodic
 from mfamm_jax.solvers.hjb.explicit import ExplicitRK
 from mfamm_jax.solvers.hjb.han_wong import HanWong
 from mfamm_jax.solvers.hjb.implicit import Implicit
+from mfamm_jax.solvers.hjb.linear import terms_for
 from mfamm_jax.solvers.hjb.problem import AbstractProblem, AbstractScheme, HJBProblem
 from mfamm_jax.solvers.hjb.states import BoxGrid, MultiAssetProblem, RegimeProblem
 from mfamm_jax.solvers.hjb.strang import Strang
-from mfamm_jax.solvers.hjb.uniformization import (
-    SQUARING_NORM,
-    TaylorAction,
-    Uniformization,
-    terms_for,
-)
+from mfamm_jax.solvers.hjb.uniformization import SQUARING_NORM, TaylorAction, Uniformization
 
 # A Taylor sum of this norm stays below float32's largest number and needs about two terms per unit of norm.
 ACTION_NORM = 64.0
