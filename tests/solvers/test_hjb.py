@@ -279,6 +279,27 @@ def test_values_beyond_the_range_of_float32_are_carried_in_logarithms():
         np.testing.assert_allclose(np.asarray(mine)[quoted], theirs[quoted], atol=2e-4)
 
 
+def test_float32_does_not_square_away_its_digits():
+    """Ten thousand seconds take 13 squarings, each of which doubles the rounding so far."""
+
+    def quotes(wanted=None):
+        problem, grid = simple_problem(horizon=10_000.0), Grid(5)
+        scheme, why = choose_scheme(problem, grid, wanted)
+        solution = solve_hjb(problem, scheme, grid)
+        assert solution.result == RESULTS.successful
+        return type(scheme), why, np.asarray(optimal_depths(problem, solution.value.relative_value[-1]))
+
+    with jax.enable_x64(True):
+        kind, _, expected = quotes()
+        assert kind is Uniformization
+    with jax.enable_x64(False):
+        kind, why, found = quotes()
+        assert kind is HanWong
+        assert "13 squarings" in why
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert np.nanmax(np.abs(quotes(Uniformization)[2] - expected)) > 1e-4
+
+
 def test_both_forms_of_the_taylor_action_agree_with_their_gradients():
     grid = Grid(8, 3)
     scheme, _ = choose_scheme(stiff_problem(5.0), grid, TaylorAction)
