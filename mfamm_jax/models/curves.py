@@ -1,4 +1,4 @@
-r"""Fill curves other than the exponential: logistic, power law, any smooth function, and a table of ticks.
+r"""Fill curves other than the exponential: logistic, power law, triangular, any smooth function, and a table of ticks.
 
 For a smooth decreasing curve the best margin $m = \delta - p$ solves $m = w\,\ln(1 + \xi w)/(\xi w)$ with
 $w(\delta) = -\lambda/\lambda'$ ($m = w$ at $\xi = 0$). The solution is unique where $\lambda\lambda'' < 2\lambda'^2$; the objective is then
@@ -156,6 +156,50 @@ class PowerLawIntensity(AbstractIntensity):
         safe_start = safe_start * log1p_ratio(fill_risk_aversion * safe_start)
         margin = newton_margin(self.log_intensity, safe_cost, fill_risk_aversion, safe_start, self.n_iterations)
         margin = jnp.where(inside & (fill_risk_aversion > 0), margin, start)
+        return jnp.clip(margin, min_depth - cost, max_depth - cost)
+
+
+class TriangularIntensity(AbstractIntensity):
+    r"""$\lambda(\delta) = \Lambda\max(0, 1 - \delta/D)$: orders reach uniformly deep, none deeper than D.
+
+    Args:
+        scale: $\Lambda$, fill rate at the mid [1/s].
+        reach: $D$ [price].
+        n_iterations: Newton steps where fills are weighted by a CARA utility.
+    """
+
+    scale: Float[Array, ""] = real_field(lower=0.0, strict=True, unit="1/s", help="fill rate at the mid")
+    reach: Float[Array, ""] = real_field(lower=0.0, strict=True, unit="price", help="depth that nothing reaches")
+    n_iterations: int = static_field(default=6, lower=1, help="Newton steps of the best depth")
+
+    def log_intensity(self, depth: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Logarithm of the fill rate, -inf from the reach on."""
+        inside = depth < self.reach
+        share = jnp.where(inside, 1 - depth / self.reach, 1.0)
+        return jnp.where(inside, jnp.log(self.scale) + jnp.log(share), -jnp.inf)
+
+    def __call__(self, depth: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Without the logarithm, which has no derivative at the reach."""
+        return self.scale * jnp.maximum(1 - depth / self.reach, 0.0)
+
+    def scaled(self, factor: Float[Array, "..."] | float) -> "TriangularIntensity":
+        """Multiplies the scale."""
+        return TriangularIntensity(self.scale * factor, self.reach, self.n_iterations)
+
+    def best_margin(
+        self,
+        cost: Float[Array, "*b"],
+        fill_risk_aversion: Float[Array, "..."],
+        min_depth: Float[Array, "..."],
+        max_depth: Float[Array, "..."],
+    ) -> Float[Array, "*b"]:
+        r"""$(D - p)/2$ at $\xi = 0$; 0 where the cost exceeds the reach: quoted at cost, never filled."""
+        start = 0.5 * (self.reach - cost)
+        inside = start > 0
+        safe_cost, safe_start = jnp.where(inside, cost, 0.0), jnp.where(inside, start, 0.5 * self.reach)
+        averse = safe_start * log1p_ratio(fill_risk_aversion * safe_start)
+        margin = newton_margin(self.log_intensity, safe_cost, fill_risk_aversion, averse, self.n_iterations)
+        margin = jnp.where(inside & (fill_risk_aversion > 0), margin, jnp.maximum(start, 0.0))
         return jnp.clip(margin, min_depth - cost, max_depth - cost)
 
 

@@ -1,6 +1,7 @@
 """What a quoting policy sees and what it answers."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -41,6 +42,7 @@ class MarketState(eqx.Module):
         cash: Money received minus paid [price lot].
         time_left: Time to the end of the horizon [s].
         covariates: Market conditions.
+        hidden: What a simulated market remembers beyond that (states of its mid, arrivals and impact); nothing in a replay.
     """
 
     mid: Float[Array, ""] = eqx.field(converter=as_real)
@@ -48,6 +50,7 @@ class MarketState(eqx.Module):
     cash: Float[Array, ""] = eqx.field(converter=as_real)
     time_left: Float[Array, ""] = eqx.field(converter=as_real)
     covariates: Covariates
+    hidden: Any = ()
 
 
 class Quotes(eqx.Module):

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState
-from mfamm_jax.simulation.step import PoissonMarket, start_state, step
+from mfamm_jax.simulation.step import PoissonMarket, step
 
 
 class Episodes(Checked):
@@ -72,7 +72,7 @@ def simulate_episode(
         state = eqx.tree_at(lambda s: s.time_left, state, left)
         return state, (record, state.inventory, state.cash + state.inventory * state.mid)
 
-    start = start_state(episodes.horizon, covariates)
+    start = market.start(episodes.horizon, covariates)
     end, (records, inventory, value) = jax.lax.scan(advance, start, jnp.arange(episodes.n_steps))
     total = jax.tree.map(jnp.sum, records)
     return EpisodeResult(
@@ -117,8 +117,13 @@ def episode_law(
 
     The Brownian part of the mid is independent of the fills, so with G the sum of captured spreads, fees and fill-driven revaluations,
     $E[pnl] = E[G]$ and $Var[pnl] = Var[G] + \sigma^2 dt \sum E[q^2]$. Quotes must have size one or zero and respect
-    |inventory| <= max_inventory. Source: AS-S5 of docs/equations.md, with drift, fees and adverse selection added.
+    |inventory| <= max_inventory. Source: AS-S5 of docs/equations.md, with drift, fees per lot and adverse selection added; NaN where
+    the market has an `impact_recovery` or a `fee_rate`, whose effects are not in it.
     """
+    if market.mid is not None or market.arrivals is not None:
+        raise ValueError(
+            "episode_law knows a Brownian mid and Poisson arrivals only: drop mid and arrivals, or simulate"
+        )
     time_step = episodes.horizon / episodes.n_steps
     q = jnp.arange(-max_inventory, max_inventory + 1, dtype=time_step.dtype)
     zero = jnp.zeros_like(time_step)
@@ -156,11 +161,13 @@ def episode_law(
 
     start = (jnp.where(q == 0, 1.0, 0.0) + zero, 0.0 * q + zero, 0.0 * q + zero)
     (_, first, second), (inventory, fills, squares) = jax.lax.scan(advance, start, jnp.arange(episodes.n_steps))
+    known = (market.impact_recovery == 0) & (market.fee_rate == 0)
     mean = jnp.sum(first)
     variance = jnp.sum(second) - mean**2 + market.volatility**2 * time_step * jnp.sum(squares)
     # Quotes that always fill leave no variance: rounding must not make it negative, nor its root's slope infinite.
     is_random = variance > 0
     std = jnp.where(is_random, jnp.sqrt(jnp.where(is_random, variance, 1.0)), 0.0)
+    mean, std = (jnp.where(known, x, jnp.nan) for x in (mean, std))
     total = jnp.sum(fills, axis=0)
     return EpisodeLaw(mean, std, total[0], total[1], inventory)
 

@@ -1,6 +1,6 @@
 r"""One step of the market maker's world: fills (4), inventory (2), the mid, fees and the reward (1)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.fields import Checked, real_field, static_field
+from mfamm_jax.models.arrivals import AbstractArrivals
 from mfamm_jax.models.intensity import AbstractIntensity
+from mfamm_jax.models.mid_price import AbstractMid, BrownianMid
 from mfamm_jax.policies.quotes import Covariates, MarketState, Quotes
 
 
@@ -18,11 +20,15 @@ class PoissonMarket(Checked):
     Args:
         bid: Fill intensity of bids.
         ask: Fill intensity of asks.
-        volatility: $\sigma$ of the mid [price/sqrt(s)].
+        volatility: $\sigma$ of the mid [price/sqrt(s)]; without effect where `mid` is given, as is `drift`.
         drift: [price/s].
         bid_adverse_selection: Fall of the mid after a bid fill [price].
         ask_adverse_selection: Rise of the mid after an ask fill [price].
+        impact_recovery: Rate at which the mid recovers from what our fills did to it [1/s]; 0 = never.
         maker_fee: Fee per lot filled, negative = rebate [price].
+        fee_rate: Fee as a fraction of the price paid or received; needs a mid that is a price, not a distance from the first.
+        mid: Another model of the mid.
+        arrivals: Arrivals that are not Poisson: factors on both intensities.
         fill_rule: What (4) becomes over a finite step: `"poisson"` $1 - e^{-\lambda dt}$; `"clip_product"` $\min(1, \lambda dt)$, the
             paper's of 2008; `"product_of_clips"` $\min(1, \Lambda dt)\min(1, \lambda/\Lambda)$ with $\Lambda$ at the mid, mbt_gym's.
     """
@@ -33,31 +39,42 @@ class PoissonMarket(Checked):
     drift: Float[Array, ""] = real_field(default=0.0, unit="price/s")
     bid_adverse_selection: Float[Array, ""] = real_field(default=0.0, unit="price")
     ask_adverse_selection: Float[Array, ""] = real_field(default=0.0, unit="price")
+    impact_recovery: Float[Array, ""] = real_field(default=0.0, lower=0.0, unit="1/s")
     maker_fee: Float[Array, ""] = real_field(default=0.0, unit="price")
+    fee_rate: Float[Array, ""] = real_field(default=0.0, help="fee as a fraction of the price")
+    mid: AbstractMid | None = None
+    arrivals: AbstractArrivals | None = None
     fill_rule: Literal["poisson", "clip_product", "product_of_clips"] = static_field(
         default="poisson", source="(4), AS-S2", help="probability of a fill in a finite step"
     )
 
     def fill_probabilities(
-        self, quotes: Quotes, time_step: Float[Array, ""]
+        self, quotes: Quotes, time_step: Float[Array, ""], factors: tuple[Any, Any] = (1.0, 1.0)
     ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
         r"""(4) over a finite step; with the Poisson rule that at least one order reaches the quote; 0 where not quoted."""
 
-        def probability(intensity, depth, size):
-            rate = intensity(depth)
+        def probability(intensity, depth, size, factor):
+            rate = factor * intensity(depth)
             if self.fill_rule == "poisson":
                 chance = -jnp.expm1(-rate * time_step)
             elif self.fill_rule == "clip_product":
                 chance = jnp.minimum(rate * time_step, 1.0)  # AS-S2
             else:
-                at_mid = intensity(jnp.zeros_like(depth))
+                at_mid = factor * intensity(jnp.zeros_like(depth))
                 chance = jnp.minimum(at_mid * time_step, 1.0) * jnp.minimum(rate / at_mid, 1.0)
             return jnp.where(size > 0, chance, 0.0)
 
         return (
-            probability(self.bid, quotes.bid_depth, quotes.bid_size),
-            probability(self.ask, quotes.ask_depth, quotes.ask_size),
+            probability(self.bid, quotes.bid_depth, quotes.bid_size, factors[0]),
+            probability(self.ask, quotes.ask_depth, quotes.ask_size, factors[1]),
         )
+
+    def start(self, time_left: Float[Array, ""], covariates: Covariates) -> MarketState:
+        """Flat, no cash, at the mid's first price (0 where the mid is a distance from it)."""
+        zero = jnp.zeros_like(time_left)
+        own_mid = BrownianMid(self.volatility, self.drift) if self.mid is None else self.mid
+        hidden = own_mid.start(), () if self.arrivals is None else self.arrivals.start(zero), zero
+        return MarketState(own_mid.start_price + zero, zero, zero, time_left, covariates, hidden)
 
 
 class StepRecord(eqx.Module):
@@ -93,30 +110,42 @@ def step(
     inventory_penalty: Float[Array, ""],
     key: PRNGKeyArray,
 ) -> tuple[MarketState, StepRecord]:
-    """Fills happen at the mid the quotes were made for, then the mid moves; a bid fill raises inventory (2)."""
-    bid_probability, ask_probability = market.fill_probabilities(quotes, time_step)
+    """Fills happen at the mid the quotes were made for, then the mid moves; a bid fill raises inventory (2).
+
+    `state` comes from `PoissonMarket.start`.
+    """
+    mid, arrivals, impact = state.hidden
     dtype = state.cash.dtype
     uniform = jax.random.uniform(jax.random.fold_in(key, 0), (2,), dtype)
-    noise = jax.random.normal(jax.random.fold_in(key, 1), (), dtype)
+    if market.arrivals is None:
+        bid_probability, ask_probability = market.fill_probabilities(quotes, time_step)
+    else:
+        zero = jnp.zeros_like(state.cash)
+        at_mid = jnp.stack(jnp.broadcast_arrays(market.bid(zero), market.ask(zero)))
+        factors = market.arrivals.factors(arrivals, at_mid)
+        bid_probability, ask_probability = market.fill_probabilities(quotes, time_step, (factors[0], factors[1]))
+        # An order that reaches deeper than the mid has arrived at the mid: one number decides both.
+        reached = market.fill_probabilities(Quotes(zero, zero, zero + 1, zero + 1), time_step, (factors[0], factors[1]))
+        arrivals = market.arrivals.advance(arrivals, uniform < jnp.stack(reached), time_step)
     bid_hit, ask_hit = uniform[0] < bid_probability, uniform[1] < ask_probability
     bid_fill = jnp.where(bid_hit, quotes.bid_size, 0.0)
     ask_fill = jnp.where(ask_hit, quotes.ask_size, 0.0)
-    move = (
-        market.drift * time_step
-        + market.volatility * jnp.sqrt(time_step) * noise
-        + jnp.where(ask_hit, market.ask_adverse_selection, 0.0)
-        - jnp.where(bid_hit, market.bid_adverse_selection, 0.0)
-    )
+    own_mid = BrownianMid(market.volatility, market.drift) if market.mid is None else market.mid
+    mid, move = own_mid.advance(mid, time_step, jax.random.fold_in(key, 1))
+    push = jnp.where(ask_hit, market.ask_adverse_selection, 0.0) - jnp.where(bid_hit, market.bid_adverse_selection, 0.0)
+    # What earlier fills left of their impact recovers; what this step's leave starts to.
+    recovery = impact * jnp.expm1(-market.impact_recovery * time_step)
+    move = move + push + recovery
     inventory = state.inventory + bid_fill - ask_fill  # (2)
-    fees = market.maker_fee * (bid_fill + ask_fill)
-    bought = bid_fill * (state.mid - quotes.bid_depth)
-    sold = ask_fill * (state.mid + quotes.ask_depth)
+    bid, ask = state.mid - quotes.bid_depth, state.mid + quotes.ask_depth
+    fees = market.maker_fee * (bid_fill + ask_fill) + market.fee_rate * (bid_fill * bid + ask_fill * ask)
     after = MarketState(
         mid=state.mid + move,
         inventory=inventory,
-        cash=state.cash + sold - bought - fees,
+        cash=state.cash + ask_fill * ask - bid_fill * bid - fees,
         time_left=state.time_left - time_step,
         covariates=state.covariates,
+        hidden=(mid, arrivals, impact + push + recovery),
     )
     record = StepRecord(
         bid_fill=bid_fill,
@@ -127,9 +156,3 @@ def step(
         penalty=inventory_penalty * inventory**2 * time_step,
     )
     return after, record
-
-
-def start_state(time_left: Float[Array, ""], covariates: Covariates) -> MarketState:
-    """Flat, no cash, mid 0 (prices are relative to the first mid)."""
-    zero = jnp.zeros_like(time_left)
-    return MarketState(zero, zero, zero, time_left, covariates)

@@ -14,6 +14,7 @@ from mfamm_jax.models import (
     PowerLawIntensity,
     SmoothIntensity,
     TabulatedIntensity,
+    TriangularIntensity,
 )
 from mfamm_jax.models.curves import lambert_w_of_exp
 
@@ -21,7 +22,7 @@ from ..checks import assert_close, assert_jit_vmap_loop_agree, check_grads
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "hjb.json").read_text())["curves"]
 FREE = (-np.inf, np.inf)
-CURVES = ["exponential", "logistic", "power", "smooth"]
+CURVES = ["exponential", "logistic", "power", "triangular", "smooth"]
 
 
 def curve(name):
@@ -29,6 +30,7 @@ def curve(name):
         "exponential": lambda: ExponentialIntensity(2.0, 1.2),
         "logistic": lambda: LogisticIntensity(2.0, -0.5, 1.3),
         "power": lambda: PowerLawIntensity(2.0, 0.5, 3.0),
+        "triangular": lambda: TriangularIntensity(2.0, 2.5),
         # log-rate with a growing slope: far out fills die faster than exponentially
         "smooth": lambda: SmoothIntensity(
             lambda d, p: p[0] - jnp.logaddexp(p[1] * d, 2 * p[1] * d), jnp.array([0.6, 0.7])

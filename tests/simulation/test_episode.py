@@ -1,10 +1,11 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfamm_jax.models import ExponentialIntensity
-from mfamm_jax.policies import Covariates, MarketState, Quotes, SymmetricPolicy
+from mfamm_jax.models import BrownianMid, ExponentialIntensity
+from mfamm_jax.policies import Covariates, Quotes, SymmetricPolicy
 from mfamm_jax.risk import bootstrap_interval, empirical_tail_risk, markouts, max_drawdown, moments
 from mfamm_jax.simulation.episode import Episodes, episode_law, simulate_episode
 from mfamm_jax.simulation.step import PoissonMarket, step
@@ -66,7 +67,7 @@ def test_a_bid_fill_raises_inventory_and_costs_cash():
     certain = PoissonMarket(
         bid=ExponentialIntensity(1e9, 1.0), ask=fills(), volatility=0.0, bid_adverse_selection=0.5, maker_fee=0.01
     )
-    state = MarketState(10.0, 0.0, 0.0, 1.0, NEUTRAL)
+    state = eqx.tree_at(lambda s: s.mid, certain.start(jnp.asarray(1.0), NEUTRAL), jnp.asarray(10.0))
     quotes = Quotes(jnp.asarray(0.2), jnp.asarray(0.2), jnp.asarray(2.0), jnp.asarray(0.0))
     after, record = step(certain, state, quotes, jnp.asarray(1.0), jnp.asarray(0.1), jax.random.key(0))
     assert float(after.inventory) == 2
@@ -118,3 +119,30 @@ def test_quotes_that_always_fill_have_no_variance_and_a_finite_gradient():
     value, slope = jax.value_and_grad(std)(jnp.asarray(0.1))
     assert value < 1e-6
     assert jnp.isfinite(slope)
+
+
+def test_the_mid_recovers_from_what_fills_did_to_it():
+    """One ask fill pushes the mid by 0.5; after 1 s at 2/s the share e^-2 of it is left."""
+    world = PoissonMarket(fills(), fills(), volatility=0.0, ask_adverse_selection=0.5, impact_recovery=2.0)
+    state = world.start(jnp.asarray(2.0), NEUTRAL)
+    certain = Quotes(jnp.asarray(0.0), jnp.asarray(-20.0), jnp.asarray(0.0), jnp.asarray(1.0))
+    none = Quotes(jnp.asarray(0.0), jnp.asarray(0.0), jnp.asarray(0.0), jnp.asarray(0.0))
+    state, _ = step(world, state, certain, jnp.asarray(0.1), jnp.asarray(0.0), jax.random.key(0))
+    assert float(state.mid) == pytest.approx(0.5)
+    for index in range(10):
+        state, _ = step(world, state, none, jnp.asarray(0.1), jnp.asarray(0.0), jax.random.key(index))
+    assert float(state.mid) == pytest.approx(0.5 * np.exp(-2.0), abs=1e-12)
+
+
+def test_fees_by_the_price():
+    world = PoissonMarket(
+        fills(), fills(), volatility=0.0, maker_fee=0.01, fee_rate=1e-3, mid=BrownianMid(0.0, start_price=100.0)
+    )
+    state = world.start(jnp.asarray(2.0), NEUTRAL)
+    quotes = Quotes(jnp.asarray(-20.0), jnp.asarray(0.0), jnp.asarray(2.0), jnp.asarray(0.0))
+    state, record = step(world, state, quotes, jnp.asarray(0.1), jnp.asarray(0.0), jax.random.key(0))
+    assert float(record.fees) == pytest.approx(0.02 + 1e-3 * 2 * 120)
+    assert float(state.cash) == pytest.approx(-2 * 120 - 0.26)
+    result = simulate_episode(SymmetricPolicy(0.4, 3.0), world, EPISODES, NEUTRAL, jnp.asarray(0.0), jax.random.key(1))
+    assert float(result.fees) > 0.5
+    assert float(result.pnl) == pytest.approx(float(result.capture + result.revaluation - result.fees), abs=1e-10)
