@@ -73,6 +73,13 @@ def run(
         typer.echo(json.dumps({"code": outcome.code, "folder": str(outcome.folder), "metrics": outcome.metrics}))
     else:
         stdout.print(_table(outcome.metrics))
+        for table in outcome.metrics.get("tables", []):
+            shown = Table(*table["header"], title=table["title"])
+            for row in table["rows"]:
+                shown.add_row(*(f"{x:.6g}" if isinstance(x, float) else str(x) for x in row))
+            stdout.print(shown)
+            for note in table["notes"]:
+                stdout.print(note, soft_wrap=True)
         stdout.print(f"report  {outcome.folder / 'report.html'}")
     if outcome.code == INTERRUPTED:
         stderr.print("interrupted; run the same command again to continue")

@@ -1,11 +1,16 @@
 """Which name in a config file means which class."""
 
 from mfamm_jax.experiments.hjb_sweep import HJBExperiment
+from mfamm_jax.experiments.paper_tables import PaperTables
 from mfamm_jax.experiments.quoting import Quoting
 from mfamm_jax.experiments.sources import LobsterSource, SyntheticSource
 from mfamm_jax.solvers.triplet import TripletLoss
 
-EXPERIMENTS: dict[str, type] = {"quoting": Quoting, "hjb": HJBExperiment}
+EXPERIMENTS: dict[str, type] = {
+    "quoting": Quoting,
+    "hjb": HJBExperiment,
+    "avellaneda_stoikov_2008": PaperTables,
+}
 
 # Tables whose `kind` picks the class; the first is the default.
 KINDS: dict[str, dict[str, type]] = {"market": {"synthetic": SyntheticSource, "lobster": LobsterSource}}

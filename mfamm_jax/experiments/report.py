@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,14 @@ def _summary(run: Run) -> str:
     return text + _table(["metric", "value"], simple)
 
 
+def _tables(run: Run) -> str:
+    text = ""
+    for table in run.metrics.get("tables", []):
+        text += f"<h3>{escape(table['title'])}</h3>" + _table(table["header"], table["rows"])
+        text += "".join(_note(escape(note)) for note in table["notes"])
+    return text
+
+
 def _profit(run: Run) -> str:
     if "simulation" not in run.metrics:
         return ""
@@ -183,11 +192,15 @@ def _inventory(run: Run) -> str:
 
 
 def _quotes(run: Run) -> str:
+    if "bid_depth" not in run.arrays:
+        return ""
     caption = "Dashed: stationary closed form (GL-3). Data: arrays/base.npz, bid_depth, ask_depth."
     return _figure(run, "quotes", figures.quotes(run.arrays), caption)
 
 
 def _value(run: Run) -> str:
+    if "value" not in run.arrays:
+        return ""
     text = ""
     if "scheme_difference" in run.metrics:
         text = _note(
@@ -306,6 +319,7 @@ def _baseline(run: Run) -> str:
 
 SECTIONS: list[tuple[str, Callable[[Run], str]]] = [
     ("What was run", _summary),
+    ("Results", _tables),
     ("Profit and loss", _profit),
     ("Where it comes from", _attribution),
     ("Inventory", _inventory),
