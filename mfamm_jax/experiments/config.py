@@ -11,12 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import equinox as eqx
 
-from mfamm_jax.experiments.experiment import AbstractExperiment
+from mfamm_jax.experiments.experiment import AbstractExperiment, ConfigError
 from mfamm_jax.experiments.registry import EXPERIMENTS, KINDS
-
-
-class ConfigError(ValueError):
-    """A config cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,10 @@ Arrays = dict[str, Any]
 Stage = Callable[[Any, Any, Arrays, PRNGKeyArray], Arrays]
 
 
+class ConfigError(ValueError):
+    """A config, or a file it names, cannot be used."""
+
+
 class AbstractExperiment(Checked):
     """Built from a config; arrays in it may be swept.
 

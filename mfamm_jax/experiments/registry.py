@@ -1,6 +1,7 @@
 """Which name in a config file means which class."""
 
 from mfamm_jax.experiments.hjb_sweep import HJBExperiment
+from mfamm_jax.experiments.hummingbot import Hummingbot
 from mfamm_jax.experiments.paper_tables import PaperTables
 from mfamm_jax.experiments.quoting import Quoting
 from mfamm_jax.experiments.sources import LobsterSource, SyntheticSource
@@ -10,6 +11,7 @@ EXPERIMENTS: dict[str, type] = {
     "quoting": Quoting,
     "hjb": HJBExperiment,
     "avellaneda_stoikov_2008": PaperTables,
+    "hummingbot": Hummingbot,
 }
 
 # Tables whose `kind` picks the class; the first is the default.

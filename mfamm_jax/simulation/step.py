@@ -112,7 +112,8 @@ def step(
 ) -> tuple[MarketState, StepRecord]:
     """Fills happen at the mid the quotes were made for, then the mid moves; a bid fill raises inventory (2).
 
-    `state` comes from `PoissonMarket.start`.
+    `state` comes from `PoissonMarket.start`. Quotes may have several levels along one axis: an order that reaches a level reaches
+    every nearer one.
     """
     mid, arrivals, impact = state.hidden
     dtype = state.cash.dtype
@@ -132,17 +133,21 @@ def step(
     ask_fill = jnp.where(ask_hit, quotes.ask_size, 0.0)
     own_mid = BrownianMid(market.volatility, market.drift) if market.mid is None else market.mid
     mid, move = own_mid.advance(mid, time_step, jax.random.fold_in(key, 1))
-    push = jnp.where(ask_hit, market.ask_adverse_selection, 0.0) - jnp.where(bid_hit, market.bid_adverse_selection, 0.0)
+    push = jnp.where(jnp.any(ask_hit), market.ask_adverse_selection, 0.0)
+    push = push - jnp.where(jnp.any(bid_hit), market.bid_adverse_selection, 0.0)
     # What earlier fills left of their impact recovers; what this step's leave starts to.
     recovery = impact * jnp.expm1(-market.impact_recovery * time_step)
     move = move + push + recovery
-    inventory = state.inventory + bid_fill - ask_fill  # (2)
     bid, ask = state.mid - quotes.bid_depth, state.mid + quotes.ask_depth
-    fees = market.maker_fee * (bid_fill + ask_fill) + market.fee_rate * (bid_fill * bid + ask_fill * ask)
+    paid, received = jnp.sum(bid_fill * bid), jnp.sum(ask_fill * ask)
+    capture = jnp.sum(bid_fill * quotes.bid_depth + ask_fill * quotes.ask_depth)
+    bid_fill, ask_fill = jnp.sum(bid_fill), jnp.sum(ask_fill)
+    inventory = state.inventory + bid_fill - ask_fill  # (2)
+    fees = market.maker_fee * (bid_fill + ask_fill) + market.fee_rate * (paid + received)
     after = MarketState(
         mid=state.mid + move,
         inventory=inventory,
-        cash=state.cash + ask_fill * ask - bid_fill * bid - fees,
+        cash=state.cash + received - paid - fees,
         time_left=state.time_left - time_step,
         covariates=state.covariates,
         hidden=(mid, arrivals, impact + push + recovery),
@@ -150,7 +155,7 @@ def step(
     record = StepRecord(
         bid_fill=bid_fill,
         ask_fill=ask_fill,
-        capture=bid_fill * quotes.bid_depth + ask_fill * quotes.ask_depth,
+        capture=capture,
         revaluation=inventory * move,
         fees=fees,
         penalty=inventory_penalty * inventory**2 * time_step,

@@ -1,0 +1,443 @@
+"""Experiment `hummingbot`: one strategy file, five models - what each would quote, and what each would have earned."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mfamm_jax.experiments.experiment import AbstractExperiment, Arrays, ConfigError, Stage
+from mfamm_jax.experiments.hummingbot_file import BotFile, find_bot_file, read_bot_file
+from mfamm_jax.fields import Checked, real_field, static_field
+from mfamm_jax.models.intensity import ExponentialIntensity
+from mfamm_jax.models.mid_price import BrownianMid
+from mfamm_jax.policies.hummingbot import Bot, DepthTable
+from mfamm_jax.policies.quotes import Covariates
+from mfamm_jax.results import RESULTS
+from mfamm_jax.simulation.step import PoissonMarket, step
+from mfamm_jax.solvers.hjb import Grid, HJBProblem, choose_scheme, optimal_depths, rulebook_penalty, solve_hjb
+
+MODELS = ("text", "hummingbot-2021", "hummingbot-2021-12", "hummingbot-2022", "hjb")
+# Figures and tables: wallets from all money to all base, volatility factors, shares of the cycle left.
+SHARES = np.linspace(0.05, 0.95, 37)
+SHOWN_SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
+VOLATILITY_FACTORS = (0.5, 1.0, 2.0)
+TIMES_LEFT = (1.0, 0.5, 0.1)
+HJB_ROWS = 50
+MOST_LOTS = 100
+
+
+class PolicyFile(Checked):
+    """The strategy file, and what the models need that its generation does not say."""
+
+    file: str = static_field(default="conf_avellaneda.yml", help="strategy file of Hummingbot")
+    max_spread: Float[Array, ""] = real_field(
+        default=0.02, lower=0.0, strict=True, help="where the file has none: largest depth as a fraction of the mid"
+    )
+    inventory_risk_aversion: Float[Array, ""] = real_field(
+        default=0.5, lower=0.0, upper=1.0, help="where the file has none"
+    )
+    risk_factor: Float[Array, ""] = real_field(
+        default=1.0, lower=0.0, strict=True, help="where the file has none: gamma of the later generations"
+    )
+    hjb_risk_aversion: Float[Array, ""] = real_field(
+        default=0.01, lower=0.0, unit="1/(price base)", source="(1) gamma", help="of the exact solution"
+    )
+    hjb_terminal_penalty: Float[Array, ""] = real_field(
+        default=0.0, lower=0.0, unit="price/base", source="(9) alpha", help="of the exact solution"
+    )
+
+
+class World(Checked):
+    """The market in which all of them trade."""
+
+    mid: Float[Array, ""] = real_field(default=100.0, lower=0.0, strict=True, unit="price", help="mid at the start")
+    volatility: Float[Array, ""] = real_field(
+        default=0.02, lower=0.0, strict=True, unit="price/sqrt(s)", help="of the mid"
+    )
+    intensity: Float[Array, ""] = real_field(
+        default=0.2, lower=0.0, strict=True, unit="1/s", source="(3)", help="orders per second and side at the mid"
+    )
+    decay: Float[Array, ""] = real_field(
+        default=10.0, lower=0.0, strict=True, unit="1/price", source="(3)", help="decay of the fill rate with depth"
+    )
+    adverse_selection: Float[Array, ""] = real_field(default=0.0, unit="price", help="move of the mid against a fill")
+    maker_fee: Float[Array, ""] = real_field(default=0.0, help="fraction of the price, negative = rebate")
+
+
+class Purse(Checked):
+    """Balances at the start."""
+
+    base: Float[Array, ""] = real_field(default=10.0, lower=0.0, unit="base", help="base asset")
+    quote: Float[Array, ""] = real_field(default=1000.0, lower=0.0, unit="price base", help="money")
+
+
+class Trial(Checked):
+    """How long and how often they trade."""
+
+    n_paths: int = static_field(default=1000, lower=2, help="paths, the same random numbers for every model")
+    time_step: Float[Array, ""] = real_field(default=1.0, lower=0.0, strict=True, unit="s", help="the bot's tick")
+    n_steps: int = static_field(default=3600, lower=1, help="ticks per path")
+
+
+class HostFacts:
+    """Host facts in a pytree: hashed by identity, never traced."""
+
+    def __init__(self, file: BotFile, digest: str, name: str):
+        self.file, self.digest, self.name = file, digest, name
+
+
+class PreparedFile(eqx.Module):
+    """What a run reads once."""
+
+    facts: HostFacts = eqx.field(static=True)
+
+
+class Hummingbot(AbstractExperiment):
+    """Reads the bot's own file and compares.
+
+    Args:
+        policy: The file and what it leaves open.
+        world: Market.
+        wallet: Balances.
+        trial: Length and number of paths.
+    """
+
+    policy: PolicyFile
+    world: World
+    wallet: Purse
+    trial: Trial
+
+    @classmethod
+    def prepared_paths(cls) -> tuple[str, ...]:
+        """The file is read again when it changes."""
+        return ("policy.file",)
+
+    def numbers_per_row(self) -> int:
+        """Paths and memory of every model."""
+        return len(MODELS) * self.trial.n_paths * 64
+
+    def prepare(self, folder: Path, seed: int, say: Callable[[str], None]) -> PreparedFile:
+        """Reads the file and keeps a copy in the run folder."""
+        path = find_bot_file(self.policy.file)
+        file = read_bot_file(path)
+        content = path.read_bytes()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "strategy.yml").write_bytes(content)
+        say(f"{path.name}: {file.compat}, {file.market}")
+        self._check(path, file)
+        return PreparedFile(HostFacts(file, hashlib.sha256(content).hexdigest(), path.name))
+
+    def _check(self, path: Path, file: BotFile) -> None:
+        total = float(self.wallet.base + self.wallet.quote / self.world.mid)
+        if total <= 0:
+            raise ConfigError("wallet: base and quote are both 0: there is nothing to trade with")
+        if file.order_amount > total:
+            raise ConfigError(
+                f"{path}: order_amount is {file.order_amount:g}, but wallet.base and wallet.quote are worth {total:g} base only"
+            )
+        if file.max_spread is None and float(self.policy.max_spread) <= file.min_spread:
+            raise ConfigError(
+                f"policy.max_spread is {float(self.policy.max_spread):g}, expected more than min_spread = {file.min_spread:g} "
+                f"of {path}"
+            )
+
+    def plan(self, batch: Any, prepared: PreparedFile) -> tuple[Any, str]:
+        """Grid and scheme of the exact solution."""
+        file = prepared.facts.file
+        totals = np.asarray(batch.wallet.base + batch.wallet.quote / batch.world.mid)
+        grid = Grid(int(np.clip(np.max(totals) / file.order_amount, 1, MOST_LOTS)), HJB_ROWS)
+        problems = jax.vmap(lambda e: e.problem(file))(batch)
+        scheme, reason = choose_scheme(problems, grid)
+        return (scheme, grid), reason
+
+    @property
+    def horizon(self) -> Float[Array, ""]:
+        """Length of a path [s]."""
+        return self.trial.time_step * self.trial.n_steps
+
+    def problem(self, file: BotFile) -> HJBProblem:
+        """The exact problem of this world, with one order as the lot; a fee is a cost of every fill."""
+        side = ExponentialIntensity(self.world.intensity, self.world.decay)
+        cost = self.world.adverse_selection + self.world.maker_fee * self.world.mid
+        penalty = rulebook_penalty(self.policy.hjb_risk_aversion, self.world.volatility)
+        return HJBProblem(
+            side,
+            side,
+            penalty * file.order_amount,
+            self.policy.hjb_terminal_penalty * file.order_amount,
+            self.horizon,
+            bid_adverse_selection=cost,
+            ask_adverse_selection=cost,
+        )
+
+    def market(self) -> PoissonMarket:
+        """The world as the simulator knows it."""
+        side = ExponentialIntensity(self.world.intensity, self.world.decay)
+        world = self.world
+        return PoissonMarket(
+            side,
+            side,
+            world.volatility,
+            bid_adverse_selection=world.adverse_selection,
+            ask_adverse_selection=world.adverse_selection,
+            fee_rate=world.maker_fee,
+            mid=BrownianMid(world.volatility, start_price=world.mid),
+        )
+
+    def bot(self, model: str, file: BotFile, depths: DepthTable | None = None, volatility_factor: float = 1.0) -> Bot:
+        """One of `MODELS` with the file's settings; what the file lacks comes from the config."""
+        later = model in ("hummingbot-2021-12", "hummingbot-2022")
+        closing = self.horizon if file.closing_time is None else jnp.asarray(file.closing_time, self.horizon.dtype)
+        if model == "hjb":
+            closing = self.horizon
+        tick = self.world.volatility * volatility_factor * jnp.sqrt(self.trial.time_step)
+        buffered = float(file.given.get("volatility_buffer_size", 60))
+        measured = {
+            "text": self.world.volatility * volatility_factor * jnp.sqrt(closing),
+            # Expectation of the variance of n points of a random walk: (n^2 - 1)/(6 n) of a step's.
+            "hummingbot-2021": tick * np.sqrt((buffered**2 - 1) / (6 * buffered)),
+        }
+        return Bot(
+            base=self.wallet.base,
+            quote=self.wallet.quote,
+            target=file.target,
+            order_amount=file.order_amount,
+            volatility=measured.get(model, tick),
+            min_spread=file.min_spread,
+            max_spread=self.policy.max_spread if file.max_spread is None else file.max_spread,
+            inventory_risk_aversion=(
+                self.policy.inventory_risk_aversion
+                if file.inventory_risk_aversion is None
+                else file.inventory_risk_aversion
+            ),
+            vol_to_spread_multiplier=file.vol_to_spread_multiplier or 0.0,
+            risk_factor=self.policy.risk_factor if file.risk_factor is None else file.risk_factor,
+            intensity_decay=self.world.decay,
+            order_shape=file.order_shape or 0.0,
+            closing_time=closing,
+            maker_fee=self.world.maker_fee,
+            refresh_time=file.order_refresh_time,
+            fill_delay=file.filled_order_delay,
+            level_distance_pct=file.level_distance_pct,
+            depths=depths,
+            model=model,
+            n_levels=1 if model == "hjb" else file.n_levels,
+            infinite=later and file.closing_time is None,
+            adds_costs=file.add_transaction_costs and model != "hjb",
+        )
+
+    def stages(self, plan: Any) -> list[tuple[str, Stage]]:
+        """Solve, quote over inventory, volatility and time, trade."""
+        return [
+            ("solve", lambda e, p, results, key: e.solve(plan, p.facts.file)),
+            ("quote", lambda e, p, results, key: {"quotes": e.curves(p.facts.file, results)}),
+            ("trade", lambda e, p, results, key: {"paths": e.trade(p.facts.file, results, key)}),
+        ]
+
+    def solve(self, plan: Any, file: BotFile) -> Arrays:
+        """Exact depths per time left and lots."""
+        scheme, grid = plan
+        problem = self.problem(file)
+        solution = solve_hjb(problem, scheme, grid)
+        bid, ask = optimal_depths(problem, solution.value.relative_value, axis=1)
+        return {
+            "depths": {"time_left": solution.value.time_left, "bid": bid, "ask": ask},
+            "solver_ok": solution.result == RESULTS.successful,
+        }
+
+    def curves(self, file: BotFile, results: Arrays) -> Arrays:
+        """Distances of bid, reservation price and ask from the mid, and sizes, per model."""
+        mid = self.world.mid
+        total = self.wallet.base + self.wallet.quote / mid
+        shares = jnp.asarray(SHARES, mid.dtype)
+
+        def at(model, share, factor, left):
+            bot = self.bot(model, file, DepthTable(**results["depths"]), factor)
+            bot = eqx.tree_at(lambda b: (b.base, b.quote), bot, (share * total, (1 - share) * total * mid))
+            wallet = bot.wallet(self.market().start(self.horizon, Covariates.neutral(self.world.volatility)))
+            # Frozen at the start of the cycle with this very inventory.
+            quotes = bot.quotes(mid, wallet, jnp.asarray(left, mid.dtype), bot.parameters(mid, wallet))
+            values = quotes.bid, quotes.reservation_price, quotes.ask
+            return jnp.stack([*(x - mid for x in values), quotes.bid_size, quotes.ask_size])
+
+        out = {"share": shares}
+        for model in MODELS:
+            out[model] = {
+                "inventory": jax.vmap(lambda share, m=model: at(m, share, 1.0, 1.0))(shares),
+                "shown": jnp.stack([at(model, share, 1.0, 1.0) for share in SHOWN_SHARES]),
+                "volatility": jnp.stack([at(model, file.target + 0.1, f, 1.0) for f in VOLATILITY_FACTORS]),
+                "time": jnp.stack([at(model, file.target + 0.1, 1.0, left) for left in TIMES_LEFT]),
+            }
+        return out
+
+    def trade(self, file: BotFile, results: Arrays, key: PRNGKeyArray) -> Arrays:
+        """P&L beyond holding the wallet, fees, fills, inventory per path: the same keys for every model."""
+        keys = jax.random.split(key, self.trial.n_paths)
+        depths = DepthTable(**results["depths"])
+        return {m: jax.vmap(lambda k, b=self.bot(m, file, depths): self.path(b, k))(keys) for m in MODELS}
+
+    def path(self, bot: Bot, key: PRNGKeyArray) -> Arrays:
+        """One path of one bot."""
+        market = self.market()
+        zero = jnp.zeros_like(self.horizon)
+
+        def tick(carry, index):
+            state, memory = carry
+            memory, quotes = bot.act(memory, state, self.trial.time_step)
+            state, record = step(market, state, quotes, self.trial.time_step, zero, jax.random.fold_in(key, index))
+            memory = bot.filled(memory, record.bid_fill, record.ask_fill)
+            quoted = jnp.any(quotes.bid_size > 0) & jnp.any(quotes.ask_size > 0)
+            fills = (record.bid_fill > 0).astype(zero.dtype) + (record.ask_fill > 0)
+            return (state, memory), (record.capture, record.revaluation, record.fees, fills, quoted, state.inventory**2)
+
+        start = market.start(self.horizon, Covariates.neutral(self.world.volatility)), bot.start()
+        (state, _), sums = jax.lax.scan(tick, start, jnp.arange(self.trial.n_steps))
+        capture, revaluation, fees, fills, quoted, square = (x.sum() for x in sums)
+        return {
+            "pnl": state.cash + state.inventory * state.mid,
+            "capture": capture,
+            "revaluation": revaluation,
+            "fees": fees,
+            "fills": fills,
+            "quoted": quoted / self.trial.n_steps,
+            "inventory_rms": jnp.sqrt(square / self.trial.n_steps),
+            "final_inventory": state.inventory,
+        }
+
+    def metrics(self, plan: Any, prepared: PreparedFile, results: Arrays, key: PRNGKeyArray) -> dict[str, Any]:
+        """Tables of the report and the differences with their intervals."""
+        file = prepared.facts.file
+        paths = {m: {k: np.asarray(x, float) for k, x in results["paths"][m].items()} for m in MODELS}
+        residual = max(
+            float(np.max(np.abs(p["pnl"] - p["capture"] - p["revaluation"] + p["fees"]))) for p in paths.values()
+        )
+        earned = [_earned(model, paths[model], paths[file.compat], file.compat) for model in MODELS]
+        return {
+            "generation": file.compat,
+            "pair": file.market,
+            "identity_residual": residual,
+            "tables": [
+                self._settings_table(file),
+                *_quote_tables(file, results["quotes"]),
+                {
+                    "title": f"Earned over {float(self.horizon):,.0f} s, {self.trial.n_paths:,} paths with common random numbers",
+                    "header": [
+                        "model",
+                        "P&L beyond holding",
+                        "std",
+                        f"minus {file.compat}",
+                        "95 % interval",
+                        "spread captured",
+                        "fees",
+                        "fills",
+                        "share of time on both sides",
+                        "rms inventory traded",
+                    ],
+                    "rows": earned,
+                    "notes": [
+                        "P&L in the quote currency: cash and inventory traded, at the last mid; holding the wallet earns 0.",
+                        "The difference is taken path by path, on the same moves of the mid and the same arrivals of orders.",
+                        "hjb maximises expected profit less its inventory penalty in this very market; with another risk aversion "
+                        "it trades P&L against inventory (policy.hjb_risk_aversion).",
+                    ],
+                },
+            ],
+            "pnl": {m: float(paths[m]["pnl"].mean()) for m in MODELS},
+            "ok": bool(results["solver_ok"]) and all(np.isfinite(p["pnl"]).all() for p in paths.values()),
+        }
+
+    def _settings_table(self, file: BotFile) -> dict[str, Any]:
+        rows = [[key, str(value), file.without_effect.get(key, "")] for key, value in file.given.items()]
+        notes = ["Rows with a remark have no effect on the comparison, for the reason given."]
+        for name in ("max_spread", "inventory_risk_aversion", "risk_factor"):
+            if getattr(file, name) is None:
+                value = float(getattr(self.policy, name))
+                notes.append(
+                    f"The file has no {name}: models that need one use policy.{name} = {value:g} of this config."
+                )
+        tick = float(self.world.volatility * jnp.sqrt(self.trial.time_step))
+        notes.append(
+            f"Volatility as each model measures it [price]: text {float(self.bot('text', file).volatility):.4g} (over a cycle), "
+            f"2021 {float(self.bot('hummingbot-2021', file).volatility):.4g} (standard deviation of the buffered mids, in "
+            f"expectation), later {tick:.4g} (root mean square change per tick). Decay of the later two: the market's own."
+        )
+        return {
+            "title": f"The file: {file.compat}, {file.market}",
+            "header": ["key", "value", "remark"],
+            "rows": rows,
+            "notes": notes,
+        }
+
+    def provenance(self, prepared: PreparedFile) -> dict[str, Any]:
+        """The file and its hash."""
+        return {"strategy_file": {"name": prepared.facts.name, "sha256": prepared.facts.digest}}
+
+    def row(self, plan: Any, prepared: PreparedFile, key: PRNGKeyArray) -> dict[str, Array]:
+        """Mean and standard deviation of every model's P&L."""
+        file = prepared.facts.file
+        results = self.solve(plan, file)
+        paths = self.trade(file, results, key)
+        out: dict[str, Array] = {}
+        for model in MODELS:
+            pnl = paths[model]["pnl"]
+            out |= {f"pnl_{model}": pnl.mean(), f"std_{model}": pnl.std()}
+        return out | {"ok": results["solver_ok"]}
+
+
+def _earned(model: str, own: dict[str, np.ndarray], base: dict[str, np.ndarray], compat: str) -> list[Any]:
+    n = len(own["pnl"])
+    difference = own["pnl"] - base["pnl"]
+    half = 1.96 * difference.std(ddof=1) / np.sqrt(n)
+    interval = "" if model == compat else f"[{difference.mean() - half:.4g}, {difference.mean() + half:.4g}]"
+    error = own["pnl"].std(ddof=1) / np.sqrt(n)
+    return [
+        model,
+        f"{own['pnl'].mean():.4g} +- {error:.2g}",
+        float(own["pnl"].std(ddof=1)),
+        "" if model == compat else float(difference.mean()),
+        interval,
+        float(own["capture"].mean()),
+        float(own["fees"].mean()),
+        float(own["fills"].mean()),
+        float(own["quoted"].mean()),
+        float(own["inventory_rms"].mean()),
+    ]
+
+
+def _quote_tables(file: BotFile, quotes: Arrays) -> list[dict[str, Any]]:
+    """Bid and ask from the mid, side by side."""
+    tables = []
+    for title, name, labels in (
+        ("Quotes by share of base in the wallet, from the mid", "shown", [f"{share:.0%}" for share in SHOWN_SHARES]),
+        (
+            f"Quotes by volatility, at {file.target + 0.1:.0%} base",
+            "volatility",
+            [f"x {f:g}" for f in VOLATILITY_FACTORS],
+        ),
+        (
+            f"Quotes by share of the cycle left, at {file.target + 0.1:.0%} base",
+            "time",
+            [f"{x:.0%}" for x in TIMES_LEFT],
+        ),
+    ):
+        rows = []
+        for model in MODELS:
+            values = np.asarray(quotes[model][name], float)
+            rows.append(
+                [model, *("none" if np.isnan(v[[0, 2]]).all() else f"{v[0]:+.4f} / {v[2]:+.4f}" for v in values)]
+            )
+        notes = []
+        if name == "shown":
+            notes = [
+                f"Bid / ask minus mid [price] at the start of a cycle; the target is {file.target:.0%}. Parameters of text and 2021 "
+                "are calculated afresh in every cell, as after a recalculation; 2021 has none at its target. The infinite horizon "
+                "of 2021-12 diverges near its target."
+            ]
+        tables.append({"title": title, "header": ["model", *labels], "rows": rows, "notes": notes})
+    return tables
