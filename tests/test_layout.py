@@ -25,11 +25,12 @@ MAY_IMPORT = {
 }
 OUTSIDE = {
     *("os", "sys", "io", "pathlib", "time", "subprocess", "shutil", "gzip", "zipfile", "logging", "platform"),
-    *("polars", "matplotlib", "rich", "typer", "jinja2", "tomllib"),
+    *("polars", "matplotlib", "rich", "typer", "jinja2", "tomllib", "yaml"),
 }
 # Files, clock, processes and printing live here.
 HOST = {
-    *("cli", "config", "figures", "record", "report", "runner", "sources", "sweep", "verify", "__main__"),
+    *("cli", "config", "figures", "hummingbot_file", "record", "report", "runner", "sources", "sweep", "verify"),
+    "__main__",
 }
 # `prepare` receives a folder; these only pass it on.
 NAMES_PATHS = {"quoting"}

@@ -79,7 +79,7 @@ def run(
                 shown.add_row(*(f"{x:.6g}" if isinstance(x, float) else str(x) for x in row))
             stdout.print(shown)
             for note in table["notes"]:
-                stdout.print(note, soft_wrap=True)
+                stdout.print(note, soft_wrap=True, markup=False)
         stdout.print(f"report  {outcome.folder / 'report.html'}")
     if outcome.code == INTERRUPTED:
         stderr.print("interrupted; run the same command again to continue")

@@ -254,3 +254,43 @@ def frontier(rows: pl.DataFrame, metric: str, risk: str) -> str:
     axis.set(xlabel=risk, ylabel=metric)
     axis.legend()
     return _svg(figure)
+
+
+BOT_COLOURS = ("tab:purple", "tab:orange", "tab:brown", "tab:blue", "tab:green")
+
+
+def _bots(arrays: Arrays) -> list[str]:
+    return [name.split("/")[1] for name in arrays if name.startswith("quotes/") and name.endswith("/inventory")]
+
+
+def bot_quotes(arrays: Arrays) -> str:
+    """Bid and ask of every model over the share of base in the wallet; the second panel without those that dwarf the rest."""
+    figure, axes = _axes(2, 3.6)
+    share, models = arrays["quotes/share"], _bots(arrays)
+    widest = {m: np.nanmax(np.abs(arrays[f"quotes/{m}/inventory"][:, [0, 2]])) for m in models}
+    near = 3 * min(widest.values())
+    for axis, shown in ((axes[0, 0], models), (axes[0, 1], [m for m in models if widest[m] <= near])):
+        for model in shown:
+            values = arrays[f"quotes/{model}/inventory"]
+            colour = BOT_COLOURS[models.index(model) % len(BOT_COLOURS)]
+            axis.plot(share, values[:, 2], color=colour, label=model)
+            axis.plot(share, values[:, 0], color=colour)
+            axis.plot(share, values[:, 1], ":", color=colour, lw=0.8)
+        axis.set(xlabel="share of base in the wallet", ylabel="price - mid")
+        axis.axhline(0, color="black", lw=0.5)
+    axes[0, 0].legend(fontsize=7)
+    axes[0, 1].set_title("the narrow ones", fontsize=9)
+    return _svg(figure)
+
+
+def bot_profits(arrays: Arrays) -> str:
+    """Distribution of the P&L per path: quartiles, whiskers at 5 and 95 %."""
+    figure, axes = _axes(1, 3.2)
+    models = _bots(arrays)
+    data = [arrays[f"paths/{model}/pnl"] for model in models]
+    boxes = axes[0, 0].boxplot(data, tick_labels=models, whis=(5, 95), showfliers=False, patch_artist=True)
+    for box, colour in zip(boxes["boxes"], BOT_COLOURS, strict=False):
+        box.set(facecolor=colour, alpha=0.5)
+    axes[0, 0].axhline(0, color="black", lw=0.5)
+    axes[0, 0].set(ylabel="P&L beyond holding [quote currency]")
+    return _svg(figure)

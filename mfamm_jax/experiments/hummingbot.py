@@ -1,8 +1,6 @@
 """Experiment `hummingbot`: one strategy file, five models - what each would quote, and what each would have earned."""
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -12,13 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.experiment import AbstractExperiment, Arrays, ConfigError, Stage
-from mfamm_jax.experiments.hummingbot_file import BotFile, find_bot_file, read_bot_file
+from mfamm_jax.experiments.hummingbot_file import BotFile, LoadedFile, load_bot_file
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.models.mid_price import BrownianMid
-from mfamm_jax.policies.hummingbot import Bot, DepthTable
 from mfamm_jax.policies.quotes import Covariates
 from mfamm_jax.results import RESULTS
+from mfamm_jax.simulation.hummingbot import Bot, DepthTable
 from mfamm_jax.simulation.step import PoissonMarket, step
 from mfamm_jax.solvers.hjb import Grid, HJBProblem, choose_scheme, optimal_depths, rulebook_penalty, solve_hjb
 
@@ -30,6 +28,14 @@ VOLATILITY_FACTORS = (0.5, 1.0, 2.0)
 TIMES_LEFT = (1.0, 0.5, 0.1)
 HJB_ROWS = 50
 MOST_LOTS = 100
+# Settings that one generation or another lacks.
+ASSUMED = (
+    "max_spread",
+    "inventory_risk_aversion",
+    "vol_to_spread_multiplier",
+    "volatility_sensibility",
+    "risk_factor",
+)
 
 
 class PolicyFile(Checked):
@@ -41,6 +47,10 @@ class PolicyFile(Checked):
     )
     inventory_risk_aversion: Float[Array, ""] = real_field(
         default=0.5, lower=0.0, upper=1.0, help="where the file has none"
+    )
+    vol_to_spread_multiplier: Float[Array, ""] = real_field(default=1.3, lower=0.0, help="where the file has none")
+    volatility_sensibility: Float[Array, ""] = real_field(
+        default=0.2, lower=0.0, help="where the file has none: change of volatility that makes 2021 recalculate"
     )
     risk_factor: Float[Array, ""] = real_field(
         default=1.0, lower=0.0, strict=True, help="where the file has none: gamma of the later generations"
@@ -85,17 +95,10 @@ class Trial(Checked):
     n_steps: int = static_field(default=3600, lower=1, help="ticks per path")
 
 
-class HostFacts:
-    """Host facts in a pytree: hashed by identity, never traced."""
-
-    def __init__(self, file: BotFile, digest: str, name: str):
-        self.file, self.digest, self.name = file, digest, name
-
-
 class PreparedFile(eqx.Module):
     """What a run reads once."""
 
-    facts: HostFacts = eqx.field(static=True)
+    facts: LoadedFile = eqx.field(static=True)
 
 
 class Hummingbot(AbstractExperiment):
@@ -122,29 +125,25 @@ class Hummingbot(AbstractExperiment):
         """Paths and memory of every model."""
         return len(MODELS) * self.trial.n_paths * 64
 
-    def prepare(self, folder: Path, seed: int, say: Callable[[str], None]) -> PreparedFile:
+    def prepare(self, folder: Any, seed: int, say: Callable[[str], None]) -> PreparedFile:
         """Reads the file and keeps a copy in the run folder."""
-        path = find_bot_file(self.policy.file)
-        file = read_bot_file(path)
-        content = path.read_bytes()
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "strategy.yml").write_bytes(content)
-        say(f"{path.name}: {file.compat}, {file.market}")
-        self._check(path, file)
-        return PreparedFile(HostFacts(file, hashlib.sha256(content).hexdigest(), path.name))
+        loaded = load_bot_file(self.policy.file, folder)
+        say(f"{loaded.name}: {loaded.file.compat}, {loaded.file.market}")
+        self._check(loaded.name, loaded.file)
+        return PreparedFile(loaded)
 
-    def _check(self, path: Path, file: BotFile) -> None:
+    def _check(self, name: str, file: BotFile) -> None:
         total = float(self.wallet.base + self.wallet.quote / self.world.mid)
         if total <= 0:
             raise ConfigError("wallet: base and quote are both 0: there is nothing to trade with")
         if file.order_amount > total:
             raise ConfigError(
-                f"{path}: order_amount is {file.order_amount:g}, but wallet.base and wallet.quote are worth {total:g} base only"
+                f"{name}: order_amount is {file.order_amount:g}, but wallet.base and wallet.quote are worth {total:g} base only"
             )
         if file.max_spread is None and float(self.policy.max_spread) <= file.min_spread:
             raise ConfigError(
                 f"policy.max_spread is {float(self.policy.max_spread):g}, expected more than min_spread = {file.min_spread:g} "
-                f"of {path}"
+                f"of {name}"
             )
 
     def plan(self, batch: Any, prepared: PreparedFile) -> tuple[Any, str]:
@@ -187,37 +186,32 @@ class Hummingbot(AbstractExperiment):
             bid_adverse_selection=world.adverse_selection,
             ask_adverse_selection=world.adverse_selection,
             fee_rate=world.maker_fee,
-            mid=BrownianMid(world.volatility, start_price=world.mid),
+            mid=BrownianMid(volatility=world.volatility, start_price=world.mid),
         )
 
-    def bot(self, model: str, file: BotFile, depths: DepthTable | None = None, volatility_factor: float = 1.0) -> Bot:
+    def bot(self, model: str, file: BotFile, depths: DepthTable | None = None) -> Bot:
         """One of `MODELS` with the file's settings; what the file lacks comes from the config."""
         later = model in ("hummingbot-2021-12", "hummingbot-2022")
         closing = self.horizon if file.closing_time is None else jnp.asarray(file.closing_time, self.horizon.dtype)
         if model == "hjb":
             closing = self.horizon
-        tick = self.world.volatility * volatility_factor * jnp.sqrt(self.trial.time_step)
-        buffered = float(file.given.get("volatility_buffer_size", 60))
-        measured = {
-            "text": self.world.volatility * volatility_factor * jnp.sqrt(closing),
-            # Expectation of the variance of n points of a random walk: (n^2 - 1)/(6 n) of a step's.
-            "hummingbot-2021": tick * np.sqrt((buffered**2 - 1) / (6 * buffered)),
-        }
+
+        def given(name):
+            value = getattr(file, name)
+            return getattr(self.policy, name) if value is None else value
+
         return Bot(
             base=self.wallet.base,
             quote=self.wallet.quote,
             target=file.target,
             order_amount=file.order_amount,
-            volatility=measured.get(model, tick),
+            volatility=self.world.volatility * jnp.sqrt(closing),
             min_spread=file.min_spread,
-            max_spread=self.policy.max_spread if file.max_spread is None else file.max_spread,
-            inventory_risk_aversion=(
-                self.policy.inventory_risk_aversion
-                if file.inventory_risk_aversion is None
-                else file.inventory_risk_aversion
-            ),
-            vol_to_spread_multiplier=file.vol_to_spread_multiplier or 0.0,
-            risk_factor=self.policy.risk_factor if file.risk_factor is None else file.risk_factor,
+            max_spread=given("max_spread"),
+            inventory_risk_aversion=given("inventory_risk_aversion"),
+            vol_to_spread_multiplier=given("vol_to_spread_multiplier"),
+            volatility_sensibility=given("volatility_sensibility"),
+            risk_factor=given("risk_factor"),
             intensity_decay=self.world.decay,
             order_shape=file.order_shape or 0.0,
             closing_time=closing,
@@ -227,10 +221,22 @@ class Hummingbot(AbstractExperiment):
             level_distance_pct=file.level_distance_pct,
             depths=depths,
             model=model,
+            n_buffered=file.n_buffered,
             n_levels=1 if model == "hjb" else file.n_levels,
             infinite=later and file.closing_time is None,
             adds_costs=file.add_transaction_costs and model != "hjb",
         )
+
+    def expected_volatility(self, model: str, file: BotFile, factor: float = 1.0) -> Float[Array, ""]:
+        """What a model measures in this world, in expectation of the square [price]."""
+        tick = factor * self.world.volatility * jnp.sqrt(self.trial.time_step)
+        n = file.n_buffered
+        if model == "hummingbot-2021":
+            # The variance of n points of a random walk is (n^2 - 1)/(6 n) of a step's.
+            return tick * np.sqrt((n**2 - 1) / (6 * n))
+        if model in ("hummingbot-2021-12", "hummingbot-2022"):
+            return tick * np.sqrt((n - 1) / n)
+        return factor * self.bot(model, file).volatility
 
     def stages(self, plan: Any) -> list[tuple[str, Stage]]:
         """Solve, quote over inventory, volatility and time, trade."""
@@ -241,15 +247,21 @@ class Hummingbot(AbstractExperiment):
         ]
 
     def solve(self, plan: Any, file: BotFile) -> Arrays:
-        """Exact depths per time left and lots."""
+        """Exact depths per time left and lots, and at other volatilities."""
         scheme, grid = plan
-        problem = self.problem(file)
-        solution = solve_hjb(problem, scheme, grid)
-        bid, ask = optimal_depths(problem, solution.value.relative_value, axis=1)
-        return {
-            "depths": {"time_left": solution.value.time_left, "bid": bid, "ask": ask},
-            "solver_ok": solution.result == RESULTS.successful,
-        }
+
+        def depths(factor):
+            scaled = eqx.tree_at(lambda e: e.world.volatility, self, factor * self.world.volatility)
+            problem = scaled.problem(file)
+            solution = solve_hjb(problem, scheme, grid)
+            bid, ask = optimal_depths(problem, solution.value.relative_value, axis=1)
+            table = {"time_left": solution.value.time_left, "bid": bid, "ask": ask}
+            return table, solution.result == RESULTS.successful
+
+        factors = jnp.asarray(VOLATILITY_FACTORS, self.horizon.dtype)
+        tables, ok = jax.vmap(depths)(factors)
+        own = VOLATILITY_FACTORS.index(1.0)
+        return {"depths": jax.tree.map(lambda x: x[own], tables), "by_volatility": tables, "solver_ok": ok[own]}
 
     def curves(self, file: BotFile, results: Arrays) -> Arrays:
         """Distances of bid, reservation price and ask from the mid, and sizes, per model."""
@@ -257,22 +269,28 @@ class Hummingbot(AbstractExperiment):
         total = self.wallet.base + self.wallet.quote / mid
         shares = jnp.asarray(SHARES, mid.dtype)
 
-        def at(model, share, factor, left):
-            bot = self.bot(model, file, DepthTable(**results["depths"]), factor)
+        def at(model, share, row, left):
+            depths = DepthTable(**jax.tree.map(lambda x: x[row], results["by_volatility"]))
+            bot, volatility = (
+                self.bot(model, file, depths),
+                self.expected_volatility(model, file, VOLATILITY_FACTORS[row]),
+            )
             bot = eqx.tree_at(lambda b: (b.base, b.quote), bot, (share * total, (1 - share) * total * mid))
             wallet = bot.wallet(self.market().start(self.horizon, Covariates.neutral(self.world.volatility)))
             # Frozen at the start of the cycle with this very inventory.
-            quotes = bot.quotes(mid, wallet, jnp.asarray(left, mid.dtype), bot.parameters(mid, wallet))
+            parameters = bot.parameters(mid, wallet, volatility)
+            quotes = bot.quotes(mid, wallet, jnp.asarray(left, mid.dtype), parameters, volatility)
             values = quotes.bid, quotes.reservation_price, quotes.ask
             return jnp.stack([*(x - mid for x in values), quotes.bid_size, quotes.ask_size])
 
-        out = {"share": shares}
+        usual, beside = VOLATILITY_FACTORS.index(1.0), file.target + 0.1
+        out: Arrays = {"share": shares}
         for model in MODELS:
             out[model] = {
-                "inventory": jax.vmap(lambda share, m=model: at(m, share, 1.0, 1.0))(shares),
-                "shown": jnp.stack([at(model, share, 1.0, 1.0) for share in SHOWN_SHARES]),
-                "volatility": jnp.stack([at(model, file.target + 0.1, f, 1.0) for f in VOLATILITY_FACTORS]),
-                "time": jnp.stack([at(model, file.target + 0.1, 1.0, left) for left in TIMES_LEFT]),
+                "inventory": jax.vmap(lambda share, m=model: at(m, share, usual, 1.0))(shares),
+                "shown": jnp.stack([at(model, share, usual, 1.0) for share in SHOWN_SHARES]),
+                "volatility": jnp.stack([at(model, beside, row, 1.0) for row in range(len(VOLATILITY_FACTORS))]),
+                "time": jnp.stack([at(model, beside, usual, left) for left in TIMES_LEFT]),
             }
         return out
 
@@ -280,7 +298,8 @@ class Hummingbot(AbstractExperiment):
         """P&L beyond holding the wallet, fees, fills, inventory per path: the same keys for every model."""
         keys = jax.random.split(key, self.trial.n_paths)
         depths = DepthTable(**results["depths"])
-        return {m: jax.vmap(lambda k, b=self.bot(m, file, depths): self.path(b, k))(keys) for m in MODELS}
+        bots = {model: self.bot(model, file, depths) for model in MODELS}
+        return {model: jax.vmap(lambda k, bot=bot: self.path(bot, k))(keys) for model, bot in bots.items()}
 
     def path(self, bot: Bot, key: PRNGKeyArray) -> Arrays:
         """One path of one bot."""
@@ -355,24 +374,20 @@ class Hummingbot(AbstractExperiment):
     def _settings_table(self, file: BotFile) -> dict[str, Any]:
         rows = [[key, str(value), file.without_effect.get(key, "")] for key, value in file.given.items()]
         notes = ["Rows with a remark have no effect on the comparison, for the reason given."]
-        for name in ("max_spread", "inventory_risk_aversion", "risk_factor"):
+        for name in ASSUMED:
             if getattr(file, name) is None:
                 value = float(getattr(self.policy, name))
                 notes.append(
-                    f"The file has no {name}: models that need one use policy.{name} = {value:g} of this config."
+                    f"The file has no {name}: models that need it take policy.{name} = {value:g} of this config."
                 )
-        tick = float(self.world.volatility * jnp.sqrt(self.trial.time_step))
+        shown = ", ".join(f"{m} {float(self.expected_volatility(m, file)):.4g}" for m in MODELS[:4])
         notes.append(
-            f"Volatility as each model measures it [price]: text {float(self.bot('text', file).volatility):.4g} (over a cycle), "
-            f"2021 {float(self.bot('hummingbot-2021', file).volatility):.4g} (standard deviation of the buffered mids, in "
-            f"expectation), later {tick:.4g} (root mean square change per tick). Decay of the later two: the market's own."
+            f"Volatility as each model sees it, in price: {shown}. The text's is that of a whole cycle; 2021 takes the standard "
+            "deviation of the buffered mids, the later ones the root mean square change per tick. The decay of the later two is the "
+            "market's own."
         )
-        return {
-            "title": f"The file: {file.compat}, {file.market}",
-            "header": ["key", "value", "remark"],
-            "rows": rows,
-            "notes": notes,
-        }
+        title = f"The file: {file.compat}, {file.market}"
+        return {"title": title, "header": ["key", "value", "remark"], "rows": rows, "notes": notes}
 
     def provenance(self, prepared: PreparedFile) -> dict[str, Any]:
         """The file and its hash."""

@@ -6,6 +6,7 @@ Host code: files and messages. Percentages become fractions and days seconds her
 import dataclasses
 import datetime
 import difflib
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,6 @@ WITHOUT_EFFECT = {
     "hanging_orders_enabled": "hanging orders are not modelled",
     "hanging_orders_cancel_pct": "hanging orders are not modelled",
     "hanging_orders_mode": "hanging orders are not modelled",
-    "volatility_buffer_size": "the bot's estimate is replaced by its expectation",
     "trading_intensity_buffer_size": "the fit is replaced by the market's own parameters",
     "order_book_depth_factor": "the market's decay is used instead",
     "should_wait_order_cancel_confirmation": "cancellations are immediate",
@@ -118,6 +118,8 @@ class BotFile:
         max_spread: Fraction, per side.
         inventory_risk_aversion: IRA.
         vol_to_spread_multiplier: H1-2.
+        volatility_sensibility: H1-10.
+        n_buffered: Mids that the volatility is measured from.
         closing_time: Length of a cycle or session [s]; None = infinite.
         risk_factor: Typed-in risk aversion.
         order_shape: Typed-in eta.
@@ -137,6 +139,8 @@ class BotFile:
     max_spread: float | None
     inventory_risk_aversion: float | None
     vol_to_spread_multiplier: float | None
+    volatility_sensibility: float | None
+    n_buffered: int
     closing_time: float | None
     risk_factor: float | None
     order_shape: float | None
@@ -146,6 +150,22 @@ class BotFile:
     def without_effect(self) -> dict[str, str]:
         """Keys of the file that the comparison does not use, and why."""
         return {key: WITHOUT_EFFECT[key] for key, value in self.given.items() if key in WITHOUT_EFFECT and value}
+
+
+class LoadedFile:
+    """A file of a run: hashed by identity, so that it may ride along in a pytree."""
+
+    def __init__(self, file: BotFile, name: str, digest: str):
+        self.file, self.name, self.digest = file, name, digest
+
+
+def load_bot_file(name: str, folder: Path) -> LoadedFile:
+    """Finds and reads a file, and keeps a copy of it in the run folder."""
+    path = find_bot_file(name)
+    file, content = read_bot_file(path), path.read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "strategy.yml").write_bytes(content)
+    return LoadedFile(file, path.name, hashlib.sha256(content).hexdigest())
 
 
 class _Reader:
@@ -160,10 +180,10 @@ class _Reader:
     def number(
         self,
         key: str,
-        default: float | None = None,
+        default: float | int | None = None,
         *,
-        low: float = -math.inf,
-        high: float = math.inf,
+        low: float | int = -math.inf,
+        high: float | int = math.inf,
         strict: bool = False,
         needed: bool = False,
     ) -> float | None:
@@ -171,7 +191,7 @@ class _Reader:
         if value is None:
             if needed:
                 raise self.fail(key, "missing; the strategy cannot quote without it")
-            return default
+            return None if default is None else float(default)
         if isinstance(value, str):
             value = _float(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -259,6 +279,8 @@ def read_bot_file(path: Path) -> BotFile:
         max_spread=None if largest is None else largest / 100,
         inventory_risk_aversion=averse,
         vol_to_spread_multiplier=read.number("vol_to_spread_multiplier", 1.3, low=0.0) if first else None,
+        volatility_sensibility=read.number("volatility_sensibility", 0.2, low=0.0) if first else None,
+        n_buffered=max(read.whole("volatility_buffer_size", 60 if first else 200, 1), 2),
         closing_time=_closing_time(read, compat),
         risk_factor=read.number("risk_factor", None if first else 1.0, low=0.0, strict=True),
         order_shape=read.number("order_amount_shape_factor", None if first else 0.0, low=0.0, high=1.0),

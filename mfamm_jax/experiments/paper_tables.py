@@ -47,7 +47,9 @@ class PaperTables(AbstractExperiment):
     edition: Literal["journal", "preprint"] = static_field(
         default="journal", help="the journal's tables or the preprint's of 2006"
     )
-    volatility: Float[Array, ""] = real_field(default=2.0, lower=0.0, unit="price/sqrt(s)", source="AS-S1")
+    volatility: Float[Array, ""] = real_field(
+        default=2.0, lower=0.0, unit="price/sqrt(s)", source="AS-S1 sigma", help="volatility of the mid"
+    )
     intensity: Float[Array, ""] = real_field(
         default=140.0, lower=0.0, strict=True, unit="1/s", source="AS-S2 A", help="fill rate at the mid"
     )

@@ -124,6 +124,11 @@ def _tables(run: Run) -> str:
     for table in run.metrics.get("tables", []):
         text += f"<h3>{escape(table['title'])}</h3>" + _table(table["header"], table["rows"])
         text += "".join(_note(escape(note)) for note in table["notes"])
+    if "quotes/share" in run.arrays:
+        caption = "Bid, ask and (dotted) reservation price at the start of a cycle. Data: arrays/base.npz, quotes."
+        text += _figure(run, "bot_quotes", figures.bot_quotes(run.arrays), caption)
+        caption = "P&amp;L per path: quartiles, whiskers at 5 and 95 %. Data: arrays/base.npz, paths."
+        text += _figure(run, "bot_profits", figures.bot_profits(run.arrays), caption)
     return text
 
 

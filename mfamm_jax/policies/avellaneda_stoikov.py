@@ -256,7 +256,9 @@ def parameters_2021(mid: Real, volatility: Real, wallet: Wallet, limits: Limits2
     parameters, _, _ = parameters_of_limits(
         inventory, volatility, limits.inventory_risk_aversion, *limits.depths(mid, volatility), shape
     )
-    known = jnp.where(excess == 0, jnp.nan, 1.0)
+    # The bot counts in decimals: what rounding leaves of a zero is one.
+    dust = jnp.maximum(1e-6 * limits.amount_quantum, 8 * jnp.finfo(excess.dtype).eps * wallet.total(mid))
+    known = jnp.where(jnp.abs(excess) <= dust, jnp.nan, 1.0)
     return SpreadParameters(parameters.risk_aversion * known, parameters.margin * known, shape)
 
 

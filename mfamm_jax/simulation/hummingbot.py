@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mfamm_jax.features.volatility import population_volatility, tick_volatility
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.policies.avellaneda_stoikov import (
     Limits2021,
@@ -20,6 +21,7 @@ from mfamm_jax.policies.avellaneda_stoikov import (
     Wallet,
     advance_cycle,
     margin_of_decay,
+    needs_recalculation,
     parameters_2021,
     parameters_of_limits,
     quotes_2021,
@@ -49,7 +51,8 @@ class DepthTable(eqx.Module):
         """Bid and ask depth, linear in time, at the nearest whole inventory within the table."""
         largest = self.bid.shape[1] // 2
         column = jnp.clip(jnp.round(lots), -largest, largest).astype(int) + largest
-        return tuple(jnp.interp(time_left, self.time_left, table[:, column]) for table in (self.bid, self.ask))
+        bid, ask = (jnp.interp(time_left, self.time_left, table[:, column]) for table in (self.bid, self.ask))
+        return bid, ask
 
 
 class Orders(eqx.Module):
@@ -80,6 +83,8 @@ class BotMemory(eqx.Module):
         orders: Resting.
         cancel_in: Until resting orders are cancelled [s].
         create_in: Until new ones may be sent [s].
+        mids: The last ones, newest last; NaN until seen.
+        calculated_at: Volatility of the last recalculation [price].
     """
 
     parameters: SpreadParameters
@@ -87,6 +92,8 @@ class BotMemory(eqx.Module):
     orders: Orders
     cancel_in: Float[Array, ""]
     create_in: Float[Array, ""]
+    mids: Float[Array, " tick"]
+    calculated_at: Float[Array, ""]
 
 
 class Bot(Checked):
@@ -97,12 +104,12 @@ class Bot(Checked):
         base, quote: Wallet at the start [base], [price base].
         target: Wanted share of the base asset.
         order_amount: [base].
-        volatility: As the model measures it: over the whole cycle for "text", the standard deviation of the buffered mids for
-            "hummingbot-2021", per square root of a tick for the later ones [price].
+        volatility: Where the model does not measure it itself, i.e. for "text": over the whole cycle [price].
         min_spread: Fraction of the mid: per side for "text" and 2021, total for the later ones.
         max_spread: Per side, "text" and 2021.
         inventory_risk_aversion: "text" and 2021.
         vol_to_spread_multiplier: 2021.
+        volatility_sensibility: Change of the volatility that makes 2021 recalculate (H1-10).
         risk_factor: $\gamma$ of the later two.
         intensity_decay: $\kappa$ of the later two [1/price].
         order_shape: $\eta$ of the later two.
@@ -112,6 +119,7 @@ class Bot(Checked):
         fill_delay: Pause after a fill [s].
         level_distance_pct: H-L2.
         depths: "hjb" only.
+        n_buffered: Mids that the volatility is measured from; every model waits until it has seen so many.
         n_levels: Orders per side.
         infinite: Whether the later two have no closing time.
         adds_costs: Whether prices earn the fee back (H-P2).
@@ -126,6 +134,7 @@ class Bot(Checked):
     max_spread: Float[Array, ""] = real_field(lower=0.0)
     inventory_risk_aversion: Float[Array, ""] = real_field(lower=0.0, upper=1.0)
     vol_to_spread_multiplier: Float[Array, ""] = real_field(lower=0.0)
+    volatility_sensibility: Float[Array, ""] = real_field(lower=0.0)
     risk_factor: Float[Array, ""] = real_field(lower=0.0, strict=True)
     intensity_decay: Float[Array, ""] = real_field(lower=0.0, strict=True)
     order_shape: Float[Array, ""] = real_field(lower=0.0)
@@ -136,6 +145,7 @@ class Bot(Checked):
     level_distance_pct: Float[Array, ""] = real_field(lower=0.0)
     depths: DepthTable | None = None
     model: Model = static_field(default="text")
+    n_buffered: int = static_field(default=60, lower=2)
     n_levels: int = static_field(default=1, lower=1)
     infinite: bool = static_field(default=False)
     adds_costs: bool = static_field(default=False)
@@ -145,7 +155,8 @@ class Bot(Checked):
         unknown, zero = jnp.full_like(self.volatility, jnp.nan), jnp.zeros_like(self.volatility)
         none = jnp.zeros((self.n_levels,), self.volatility.dtype)
         parameters = SpreadParameters(unknown, unknown, unknown)
-        return BotMemory(parameters, zero + 1, Orders(none, none, none, none), zero, zero)
+        mids = jnp.full((self.n_buffered,), jnp.nan, self.volatility.dtype)
+        return BotMemory(parameters, zero + 1, Orders(none, none, none, none), zero, zero, mids, zero)
 
     def wallet(self, state: MarketState) -> Wallet:
         """Balances after what was traded."""
@@ -154,15 +165,23 @@ class Bot(Checked):
     def _limits(self) -> Limits2021:
         return Limits2021(self.inventory_risk_aversion, self.min_spread, self.max_spread, self.vol_to_spread_multiplier)
 
-    def parameters(self, mid: Float[Array, ""], wallet: Wallet) -> SpreadParameters:
+    def measured(self, mids: Float[Array, " tick"]) -> Float[Array, ""]:
+        """Volatility as the model estimates it; NaN until the buffer is full (H1-11, H-E1)."""
+        if self.model == "hummingbot-2021":
+            return population_volatility(mids)
+        if self.model in ("hummingbot-2021-12", "hummingbot-2022"):
+            return tick_volatility(mids)
+        return self.volatility
+
+    def parameters(self, mid: Float[Array, ""], wallet: Wallet, volatility: Float[Array, ""]) -> SpreadParameters:
         """What a recalculation in this state would freeze."""
         if self.model == "hummingbot-2021":
-            return parameters_2021(mid, self.volatility, wallet, self._limits())
+            return parameters_2021(mid, volatility, wallet, self._limits())
         if self.model == "text":
             total = wallet.total(mid)
             found, _, _ = parameters_of_limits(
                 wallet.base - self.target * total,
-                self.volatility,
+                volatility,
                 self.inventory_risk_aversion,
                 self.min_spread * mid,
                 self.max_spread * mid,
@@ -173,7 +192,12 @@ class Bot(Checked):
         return SpreadParameters(self.risk_factor, margin, self.order_shape)
 
     def quotes(
-        self, mid: Float[Array, ""], wallet: Wallet, cycle_left: Float[Array, ""], parameters: SpreadParameters
+        self,
+        mid: Float[Array, ""],
+        wallet: Wallet,
+        cycle_left: Float[Array, ""],
+        parameters: SpreadParameters,
+        volatility: Float[Array, ""],
     ) -> ModelQuotes:
         """One level, from frozen parameters; NaN where the model has no quote."""
         if self.model == "text":
@@ -181,7 +205,7 @@ class Bot(Checked):
             return text_quotes(
                 mid,
                 inventory,
-                self.volatility,
+                volatility,
                 cycle_left,
                 parameters,
                 self.min_spread,
@@ -189,13 +213,13 @@ class Bot(Checked):
                 self.order_amount,
             )
         if self.model == "hummingbot-2021":
-            return quotes_2021(mid, self.volatility, wallet, cycle_left, parameters, self._limits(), self.order_amount)
+            return quotes_2021(mid, volatility, wallet, cycle_left, parameters, self._limits(), self.order_amount)
         if self.model == "hjb":
             return self._solved_quotes(mid, wallet, cycle_left)
         left = None if self.infinite else cycle_left
         compat = "hummingbot-2022" if self.model == "hummingbot-2022" else "hummingbot-2021-12"
         percent = 100 * self.min_spread
-        return relative_quotes(mid, self.volatility, wallet, left, parameters, percent, self.order_amount, compat)
+        return relative_quotes(mid, volatility, wallet, left, parameters, percent, self.order_amount, compat)
 
     def _solved_quotes(self, mid, wallet, cycle_left):
         if self.depths is None:
@@ -205,13 +229,15 @@ class Bot(Checked):
         size = self.order_amount + jnp.zeros_like(bid)
         return ModelQuotes(mid + 0.5 * (ask - bid), bid + ask, mid - bid, mid + ask, size, size)
 
-    def orders(self, mid: Float[Array, ""], wallet: Wallet, quotes: ModelQuotes) -> Orders:
+    def orders(
+        self, mid: Float[Array, ""], wallet: Wallet, quotes: ModelQuotes, volatility: Float[Array, ""]
+    ) -> Orders:
         """Levels, costs and budget (H-L1, H-L2, H-P2, H-P3); nothing where a price is NaN."""
         bid, ask = (x[None] for x in (quotes.bid, quotes.ask))
         if self.n_levels > 1:
             if self.model == "hummingbot-2021":
                 bid, ask = levels_2021(
-                    mid, quotes.bid, quotes.ask, self._limits().depths(mid, self.volatility)[1], self.n_levels
+                    mid, quotes.bid, quotes.ask, self._limits().depths(mid, volatility)[1], self.n_levels
                 )
             else:
                 bid, ask = levels(quotes.bid, quotes.ask, quotes.spread, self.n_levels, self.level_distance_pct)
@@ -236,13 +262,21 @@ class Bot(Checked):
     def act(self, memory: BotMemory, state: MarketState, time_step: Float[Array, ""]) -> tuple[BotMemory, Quotes]:
         """One tick: recalculate if due, cancel, send; the quotes are what rests during the coming step."""
         wallet = self.wallet(state)
-        fresh = self.parameters(state.mid, wallet)
-        # At its target the code of 2021 has no parameters and keeps what it had.
+        mids = jnp.append(memory.mids[1:], state.mid)
+        volatility = self.measured(mids)
+        fresh = self.parameters(state.mid, wallet, volatility)
         due = jnp.isnan(memory.parameters.margin) | (memory.cycle_left == 1.0)
-        known = ~jnp.isnan(fresh.margin)
-        parameters = jax.tree.map(lambda new, old: jnp.where(due & known, new, old), fresh, memory.parameters)
-        quotes = self.quotes(state.mid, wallet, memory.cycle_left, parameters)
-        fresh_orders = self.orders(state.mid, wallet, quotes)
+        if self.model == "hummingbot-2021":
+            due = due | needs_recalculation(volatility, memory.calculated_at, self.volatility_sensibility)
+        # At its target the code of 2021 has no parameters and keeps what it had.
+        due = due & ~jnp.isnan(fresh.margin)
+        parameters = jax.tree.map(lambda new, old: jnp.where(due, new, old), fresh, memory.parameters)
+        calculated_at = jnp.where(due, volatility, memory.calculated_at)
+        quotes = self.quotes(state.mid, wallet, memory.cycle_left, parameters, volatility)
+        ready = ~jnp.isnan(mids[0])
+        fresh_orders = jax.tree.map(
+            lambda x: jnp.where(ready, x, 0.0), self.orders(state.mid, wallet, quotes, volatility)
+        )
         # Rounding of the countdown must not cost a tick.
         slack = 1e-3 * time_step
         kept = jax.tree.map(lambda x: jnp.where(memory.cancel_in <= slack, 0.0, x), memory.orders)
@@ -256,7 +290,7 @@ class Bot(Checked):
             jnp.where(orders.bid_size > 0, state.mid - orders.bid, 0.0),
             jnp.where(orders.ask_size > 0, orders.ask - state.mid, 0.0),
         )
-        after = BotMemory(parameters, left, orders, cancel_in, create_in)
+        after = BotMemory(parameters, left, orders, cancel_in, create_in, mids, calculated_at)
         return after, Quotes(*depths, orders.bid_size, orders.ask_size)
 
     def filled(self, memory: BotMemory, bid_fill: Float[Array, ""], ask_fill: Float[Array, ""]) -> BotMemory:
@@ -275,4 +309,4 @@ class Bot(Checked):
         traded = (bid_fill > 0) | (ask_fill > 0)
         create_in = jnp.where(traded, self.fill_delay, memory.create_in)
         cancel_in = jnp.where(traded, jnp.minimum(memory.cancel_in, create_in), memory.cancel_in)
-        return BotMemory(memory.parameters, memory.cycle_left, orders, cancel_in, create_in)
+        return eqx.tree_at(lambda m: (m.orders, m.cancel_in, m.create_in), memory, (orders, cancel_in, create_in))
