@@ -17,7 +17,7 @@ from mfamm_jax.models.mid_price import BrownianMid
 from mfamm_jax.policies.quotes import Covariates
 from mfamm_jax.results import RESULTS
 from mfamm_jax.simulation.hummingbot import Bot, DepthTable
-from mfamm_jax.simulation.step import PoissonMarket, step
+from mfamm_jax.simulation.step import PoissonMarket, step_with
 from mfamm_jax.solvers.hjb import Grid, HJBProblem, choose_scheme, optimal_depths, rulebook_penalty, solve_hjb
 
 MODELS = ("text", "hummingbot-2021", "hummingbot-2021-12", "hummingbot-2022", "hjb")
@@ -295,29 +295,36 @@ class Hummingbot(AbstractExperiment):
         return out
 
     def trade(self, file: BotFile, results: Arrays, key: PRNGKeyArray) -> Arrays:
-        """P&L beyond holding the wallet, fees, fills, inventory per path: the same keys for every model."""
-        keys = jax.random.split(key, self.trial.n_paths)
+        """P&L beyond holding the wallet, fees, fills, inventory per path: the same random numbers for every model."""
         depths = DepthTable(**results["depths"])
-        bots = {model: self.bot(model, file, depths) for model in MODELS}
-        return {model: jax.vmap(lambda k, bot=bot: self.path(bot, k))(keys) for model, bot in bots.items()}
+        return {model: self.paths(self.bot(model, file, depths), key) for model in MODELS}
 
-    def path(self, bot: Bot, key: PRNGKeyArray) -> Arrays:
-        """One path of one bot."""
-        market = self.market()
+    def paths(self, bot: Bot, key: PRNGKeyArray) -> Arrays:
+        """All paths of one bot."""
+        market, n_paths = self.market(), self.trial.n_paths
         zero = jnp.zeros_like(self.horizon)
 
-        def tick(carry, index):
+        def tick(carry, uniforms):
             state, memory = carry
             memory, quotes = bot.act(memory, state, self.trial.time_step)
-            state, record = step(market, state, quotes, self.trial.time_step, zero, jax.random.fold_in(key, index))
+            state, record = step_with(market, state, quotes, self.trial.time_step, zero, uniforms)
             memory = bot.filled(memory, record.bid_fill, record.ask_fill)
             quoted = jnp.any(quotes.bid_size > 0) & jnp.any(quotes.ask_size > 0)
             fills = (record.bid_fill > 0).astype(zero.dtype) + (record.ask_fill > 0)
-            return (state, memory), (record.capture, record.revaluation, record.fees, fills, quoted, state.inventory**2)
+            seen = record.capture, record.revaluation, record.fees, fills, quoted.astype(zero.dtype), state.inventory**2
+            return (state, memory), seen
+
+        def all_paths(carry, index):
+            carry, sums = carry
+            uniforms = jax.random.uniform(jax.random.fold_in(key, index), (market.n_uniforms, n_paths), zero.dtype)
+            carry, seen = jax.vmap(tick, in_axes=(0, 1))(carry, uniforms)
+            return (carry, tuple(total + x for total, x in zip(sums, seen, strict=True))), None
 
         start = market.start(self.horizon, Covariates.neutral(self.world.volatility)), bot.start()
-        (state, _), sums = jax.lax.scan(tick, start, jnp.arange(self.trial.n_steps))
-        capture, revaluation, fees, fills, quoted, square = (x.sum() for x in sums)
+        start = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_paths, *x.shape)), start)
+        sums = (jnp.zeros((n_paths,), zero.dtype),) * 6
+        ((state, _), sums), _ = jax.lax.scan(all_paths, (start, sums), jnp.arange(self.trial.n_steps))
+        capture, revaluation, fees, fills, quoted, square = sums
         return {
             "pnl": state.cash + state.inventory * state.mid,
             "capture": capture,
@@ -355,8 +362,8 @@ class Hummingbot(AbstractExperiment):
                         "spread captured",
                         "fees",
                         "fills",
-                        "share of time on both sides",
-                        "rms inventory traded",
+                        "both sides quoted",
+                        "rms inventory",
                     ],
                     "rows": earned,
                     "notes": [

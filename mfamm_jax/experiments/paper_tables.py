@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -14,7 +13,7 @@ from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.models.mid_price import BinomialMid
 from mfamm_jax.policies.avellaneda_stoikov import AvellanedaStoikovPolicy
 from mfamm_jax.policies.quotes import Covariates
-from mfamm_jax.simulation.episode import Episodes, episode_law, simulate_episode
+from mfamm_jax.simulation.episode import Episodes, episode_law, simulate_episodes
 from mfamm_jax.simulation.step import PoissonMarket
 
 PRINTED_PATHS = 1000
@@ -138,13 +137,10 @@ class PaperTables(AbstractExperiment):
     ) -> tuple[Float[Array, " path"], Float[Array, " path"]]:
         """Final profit and inventory of every path."""
         policy, market = self._policy(gamma, strategy), self._market(BinomialMid(self.volatility))
-        episodes, covariates = self._episodes(), Covariates.neutral(self.volatility)
-
-        def path(key):
-            result = simulate_episode(policy, market, episodes, covariates, jnp.zeros_like(self.horizon), key)
-            return result.pnl, result.final_inventory
-
-        return jax.vmap(path)(jax.random.split(key, n_paths))
+        episodes = Episodes(n_paths, self.n_steps, self.horizon, 0.0)
+        covariates = Covariates.neutral(self.volatility)
+        result = simulate_episodes(policy, market, episodes, covariates, jnp.zeros_like(self.horizon), key)
+        return result.pnl, result.final_inventory
 
     def metrics(self, plan: Any, prepared: Any, results: Arrays, key: PRNGKeyArray) -> dict[str, Any]:
         """The tables, and how far simulation and law are apart."""

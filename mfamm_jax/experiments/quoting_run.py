@@ -27,7 +27,7 @@ from mfamm_jax.risk import (
     moments,
     moments_by_horizon,
 )
-from mfamm_jax.simulation.episode import EpisodeResult, episode_law, simulate_episode
+from mfamm_jax.simulation.episode import EpisodeResult, episode_law, simulate_episodes
 from mfamm_jax.simulation.replay import ReplayConfig, ReplayPath, replay
 from mfamm_jax.simulation.step import PoissonMarket
 from mfamm_jax.simulation.tape import Tape
@@ -197,12 +197,8 @@ def simulate_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arr
     limit = experiment.hjb.max_inventory
 
     def paths(quoting: AbstractPolicy) -> EpisodeResult:
-        def one(index):
-            path_key = jax.random.fold_in(key, index)
-            penalty = results["inventory_penalty"]
-            return simulate_episode(quoting, market, episodes, prepared.reference, penalty, path_key)
-
-        return jax.vmap(one)(jnp.arange(episodes.n_paths))
+        penalty = results["inventory_penalty"]
+        return simulate_episodes(quoting, market, episodes, prepared.reference, penalty, key)
 
     law = episode_law(policy, market, episodes, prepared.reference, limit)
     ours, baseline = paths(policy), paths(baseline_policy(experiment, results))

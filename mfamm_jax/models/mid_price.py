@@ -10,9 +10,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from mfamm_jax.fields import Checked, real_field
+from mfamm_jax.fields import Checked, real_field, static_field
 
 
 class AbstractMid(Checked):
@@ -20,21 +20,29 @@ class AbstractMid(Checked):
 
     start_price: eqx.AbstractVar[Float[Array, ""]]
 
+    @property
+    def n_uniforms(self) -> int:
+        """Random numbers per step."""
+        return 1
+
     def start(self) -> Any:
         """State before the first step; a process of independent increments has none."""
         return ()
 
     @abc.abstractmethod
-    def advance(self, state: Any, time_step: Float[Array, ""], key: PRNGKeyArray) -> tuple[Any, Float[Array, ""]]:
-        """State after a step, and the change of the mid over it [price]."""
+    def advance(
+        self, state: Any, time_step: Float[Array, ""], uniforms: Float[Array, " number"]
+    ) -> tuple[Any, Float[Array, ""]]:
+        """State after a step, and the change of the mid over it [price], from independent uniform numbers in [0, 1)."""
 
 
 def _price(**more: Any) -> Any:
     return real_field(unit="price", help="mid at the start", **more)
 
 
-def _normal(key: PRNGKeyArray, like: Float[Array, ""]) -> Float[Array, ""]:
-    return jax.random.normal(key, (), like.dtype)
+def normal_of(uniform: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """Standard normal number of a uniform one in [0, 1), shifted to the middle of its place on the grid of random numbers."""
+    return jnp.sqrt(2.0).astype(uniform.dtype) * jax.lax.erf_inv(2 * uniform - 1 + jnp.finfo(uniform.dtype).eps)
 
 
 class BrownianMid(AbstractMid):
@@ -50,9 +58,11 @@ class BrownianMid(AbstractMid):
     drift: Float[Array, ""] = real_field(default=0.0, unit="price/s")
     start_price: Float[Array, ""] = _price(default=0.0)
 
-    def advance(self, state: Any, time_step: Float[Array, ""], key: PRNGKeyArray) -> tuple[Any, Float[Array, ""]]:
+    def advance(
+        self, state: Any, time_step: Float[Array, ""], uniforms: Float[Array, " number"]
+    ) -> tuple[Any, Float[Array, ""]]:
         """Gaussian increment."""
-        noise = _normal(key, time_step)
+        noise = normal_of(uniforms[0])
         return state, self.drift * time_step + self.volatility * jnp.sqrt(time_step) * noise
 
 
@@ -67,10 +77,11 @@ class BinomialMid(AbstractMid):
     volatility: Float[Array, ""] = real_field(lower=0.0, unit="price/sqrt(s)", source="AS-S1")
     start_price: Float[Array, ""] = _price(default=0.0)
 
-    def advance(self, state: Any, time_step: Float[Array, ""], key: PRNGKeyArray) -> tuple[Any, Float[Array, ""]]:
+    def advance(
+        self, state: Any, time_step: Float[Array, ""], uniforms: Float[Array, " number"]
+    ) -> tuple[Any, Float[Array, ""]]:
         """Up or down."""
-        up = jax.random.bits(key, (), jnp.uint8) < 128
-        return state, jnp.where(up, 1.0, -1.0) * self.volatility * jnp.sqrt(time_step)
+        return state, jnp.where(uniforms[0] < 0.5, 1.0, -1.0) * self.volatility * jnp.sqrt(time_step)
 
 
 class GeometricMid(AbstractMid):
@@ -91,10 +102,10 @@ class GeometricMid(AbstractMid):
         return self.start_price
 
     def advance(
-        self, state: Float[Array, ""], time_step: Float[Array, ""], key: PRNGKeyArray
+        self, state: Float[Array, ""], time_step: Float[Array, ""], uniforms: Float[Array, " number"]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Log-normal increment."""
-        noise = _normal(key, time_step)
+        noise = normal_of(uniforms[0])
         growth = (self.drift - 0.5 * self.volatility**2) * time_step + self.volatility * jnp.sqrt(time_step) * noise
         change = state * jnp.expm1(growth)
         return state + change, change
@@ -120,10 +131,10 @@ class MeanRevertingMid(AbstractMid):
         return self.start_price - self.level
 
     def advance(
-        self, state: Float[Array, ""], time_step: Float[Array, ""], key: PRNGKeyArray
+        self, state: Float[Array, ""], time_step: Float[Array, ""], uniforms: Float[Array, " number"]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Exact Gaussian transition."""
-        noise = _normal(key, time_step)
+        noise = normal_of(uniforms[0])
         spread = self.volatility * jnp.sqrt(-jnp.expm1(-2 * self.reversion * time_step) / (2 * self.reversion))
         change = state * jnp.expm1(-self.reversion * time_step) + spread * noise
         return state + change, change
@@ -139,6 +150,7 @@ class JumpMid(AbstractMid):
         jump_mean: [price].
         drift: [price/s].
         start_price: [price].
+        most_jumps: More in one step are not drawn; the rate times the step should stay well below.
     """
 
     volatility: Float[Array, ""] = real_field(lower=0.0, unit="price/sqrt(s)")
@@ -147,10 +159,22 @@ class JumpMid(AbstractMid):
     jump_mean: Float[Array, ""] = real_field(default=0.0, unit="price", help="mean of a jump")
     drift: Float[Array, ""] = real_field(default=0.0, unit="price/s")
     start_price: Float[Array, ""] = _price(default=0.0)
+    most_jumps: int = static_field(default=16, lower=1, help="largest number of jumps in a step")
 
-    def advance(self, state: Any, time_step: Float[Array, ""], key: PRNGKeyArray) -> tuple[Any, Float[Array, ""]]:
+    @property
+    def n_uniforms(self) -> int:
+        """Size and number."""
+        return 2
+
+    def advance(
+        self, state: Any, time_step: Float[Array, ""], uniforms: Float[Array, " number"]
+    ) -> tuple[Any, Float[Array, ""]]:
         """Given their number, the jumps of a step and its diffusion add up to one normal number."""
-        number = jax.random.poisson(jax.random.fold_in(key, 0), self.jump_rate * time_step).astype(time_step.dtype)
-        noise = _normal(jax.random.fold_in(key, 1), time_step)
+        noise = normal_of(uniforms[0])
+        # The number of jumps by inversion: how many of the distribution's steps the uniform number exceeds.
+        mean = self.jump_rate * time_step
+        count = jnp.arange(self.most_jumps, dtype=mean.dtype)
+        chance = jnp.exp(count * jnp.log(jnp.maximum(mean, 1e-30)) - mean - jax.lax.lgamma(count + 1))
+        number = jnp.sum(uniforms[1] >= jnp.cumsum(chance)).astype(mean.dtype)
         spread = jnp.sqrt(self.volatility**2 * time_step + self.jump_volatility**2 * number)
         return state, self.drift * time_step + self.jump_mean * number + spread * noise

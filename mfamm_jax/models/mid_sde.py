@@ -1,13 +1,25 @@
 r"""Mids driven by a second diffusion, stepped by diffrax: a short-term alpha and Heston's stochastic variance."""
 
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from mfamm_jax.fields import real_field, static_field
-from mfamm_jax.models.mid_price import AbstractMid
+from mfamm_jax.models.mid_price import AbstractMid, normal_of
+
+
+class _Increments(diffrax.AbstractPath):
+    """A path of which fixed steps are taken in order, each with the increments drawn for it."""
+
+    t0: Any  # pyrefly: ignore[bad-override]
+    t1: Any  # pyrefly: ignore[bad-override]
+    increments: Float[Array, " noise"]
+
+    def evaluate(self, t0, t1=None, left=True, use_jump=True):
+        return self.increments
 
 
 def _euler(
@@ -15,15 +27,16 @@ def _euler(
     diffusion: Callable,
     state: Float[Array, " state"],
     time_step: Float[Array, ""],
-    n_substeps: int,
-    key: PRNGKeyArray,
+    uniforms: Float[Array, " number"],
 ) -> Float[Array, " state"]:
-    """Ito-Euler steps of diffrax; its `UnsafeBrownianPath` draws each increment once, as fixed steps need."""
-    noise = diffrax.UnsafeBrownianPath((2,), key)
-    terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, noise))
+    """As many Ito-Euler steps of diffrax as there are pairs of numbers."""
+    normals = normal_of(uniforms).reshape(-1, 2)
+    size = time_step / len(normals)
     solver = diffrax.Euler()
-    for substep in range(n_substeps):
-        begin, end = (time_step * i / n_substeps for i in (substep, substep + 1))
+    for substep, pair in enumerate(normals):
+        begin, end = size * substep, size * (substep + 1)
+        noise = _Increments(begin, end, jnp.sqrt(size) * pair)
+        terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, noise))
         state = solver.step(terms, begin, end, state, None, None, made_jump=False)[0]
     return state
 
@@ -47,12 +60,17 @@ class ShortTermAlphaMid(AbstractMid):
     start_price: Float[Array, ""] = real_field(default=0.0, unit="price", help="mid at the start")
     n_substeps: int = static_field(default=1, lower=1, help="Euler steps per step")
 
+    @property
+    def n_uniforms(self) -> int:
+        """Two per substep."""
+        return 2 * self.n_substeps
+
     def start(self) -> Float[Array, " state"]:
         """Price and alpha."""
         return jnp.stack(jnp.broadcast_arrays(self.start_price, self.start_alpha))
 
     def advance(
-        self, state: Float[Array, " state"], time_step: Float[Array, ""], key: PRNGKeyArray
+        self, state: Float[Array, " state"], time_step: Float[Array, ""], uniforms: Float[Array, " number"]
     ) -> tuple[Float[Array, " state"], Float[Array, ""]]:
         """Additive noise: Euler's error is that of the drift alone."""
         spread = jnp.diag(jnp.stack([self.volatility, self.alpha_volatility]).astype(state.dtype))
@@ -60,7 +78,7 @@ class ShortTermAlphaMid(AbstractMid):
         def drift(t, y, args):
             return jnp.stack([y[1], -self.reversion * y[1]])
 
-        after = _euler(drift, lambda t, y, args: spread, state, time_step, self.n_substeps, key)
+        after = _euler(drift, lambda t, y, args: spread, state, time_step, uniforms)
         return after, after[0] - state[0]
 
 
@@ -89,12 +107,17 @@ class HestonMid(AbstractMid):
     drift: Float[Array, ""] = real_field(default=0.0, unit="1/s", help="relative drift")
     n_substeps: int = static_field(default=1, lower=1, help="Euler steps per step")
 
+    @property
+    def n_uniforms(self) -> int:
+        """Two per substep."""
+        return 2 * self.n_substeps
+
     def start(self) -> Float[Array, " state"]:
         """Price and variance."""
         return jnp.stack(jnp.broadcast_arrays(self.start_price, self.start_variance))
 
     def advance(
-        self, state: Float[Array, " state"], time_step: Float[Array, ""], key: PRNGKeyArray
+        self, state: Float[Array, " state"], time_step: Float[Array, ""], uniforms: Float[Array, " number"]
     ) -> tuple[Float[Array, " state"], Float[Array, ""]]:
         """Euler steps of price and variance."""
         other = jnp.sqrt(1 - self.correlation**2)
@@ -111,5 +134,5 @@ class HestonMid(AbstractMid):
                 y.dtype
             )
 
-        after = _euler(drift, diffusion, state, time_step, self.n_substeps, key)
+        after = _euler(drift, diffusion, state, time_step, uniforms)
         return after, after[0] - state[0]

@@ -69,10 +69,20 @@ class PoissonMarket(Checked):
             probability(self.ask, quotes.ask_depth, quotes.ask_size, factors[1]),
         )
 
+    @property
+    def own_mid(self) -> AbstractMid:
+        """The mid's model, Brownian unless given."""
+        return BrownianMid(self.volatility, self.drift) if self.mid is None else self.mid
+
+    @property
+    def n_uniforms(self) -> int:
+        """Random numbers per step: one per side, and the mid's."""
+        return 2 + self.own_mid.n_uniforms
+
     def start(self, time_left: Float[Array, ""], covariates: Covariates) -> MarketState:
         """Flat, no cash, at the mid's first price (0 where the mid is a distance from it)."""
         zero = jnp.zeros_like(time_left)
-        own_mid = BrownianMid(self.volatility, self.drift) if self.mid is None else self.mid
+        own_mid = self.own_mid
         hidden = own_mid.start(), () if self.arrivals is None else self.arrivals.start(zero), zero
         return MarketState(own_mid.start_price + zero, zero, zero, time_left, covariates, hidden)
 
@@ -110,14 +120,26 @@ def step(
     inventory_penalty: Float[Array, ""],
     key: PRNGKeyArray,
 ) -> tuple[MarketState, StepRecord]:
+    """One random step; see `step_with`."""
+    uniforms = jax.random.uniform(key, (market.n_uniforms,), state.cash.dtype)
+    return step_with(market, state, quotes, time_step, inventory_penalty, uniforms)
+
+
+def step_with(
+    market: PoissonMarket,
+    state: MarketState,
+    quotes: Quotes,
+    time_step: Float[Array, ""],
+    inventory_penalty: Float[Array, ""],
+    uniforms: Float[Array, " number"],
+) -> tuple[MarketState, StepRecord]:
     """Fills happen at the mid the quotes were made for, then the mid moves; a bid fill raises inventory (2).
 
     `state` comes from `PoissonMarket.start`. Quotes may have several levels along one axis: an order that reaches a level reaches
     every nearer one.
     """
     mid, arrivals, impact = state.hidden
-    dtype = state.cash.dtype
-    uniform = jax.random.uniform(jax.random.fold_in(key, 0), (2,), dtype)
+    uniform = uniforms[:2]
     if market.arrivals is None:
         bid_probability, ask_probability = market.fill_probabilities(quotes, time_step)
     else:
@@ -131,8 +153,7 @@ def step(
     bid_hit, ask_hit = uniform[0] < bid_probability, uniform[1] < ask_probability
     bid_fill = jnp.where(bid_hit, quotes.bid_size, 0.0)
     ask_fill = jnp.where(ask_hit, quotes.ask_size, 0.0)
-    own_mid = BrownianMid(market.volatility, market.drift) if market.mid is None else market.mid
-    mid, move = own_mid.advance(mid, time_step, jax.random.fold_in(key, 1))
+    mid, move = market.own_mid.advance(mid, time_step, uniforms[2:])
     push = jnp.where(jnp.any(ask_hit), market.ask_adverse_selection, 0.0)
     push = push - jnp.where(jnp.any(bid_hit), market.bid_adverse_selection, 0.0)
     # What earlier fills left of their impact recovers; what this step's leave starts to.

@@ -17,7 +17,8 @@ def ends(model, n_steps=N_STEPS, seed=0):
     def path(key):
         def advance(carry, index):
             state, total = carry
-            state, change = model.advance(state, jnp.asarray(HORIZON / n_steps), jax.random.fold_in(key, index))
+            uniforms = jax.random.uniform(jax.random.fold_in(key, index), (model.n_uniforms,), jnp.result_type(float))
+            state, change = model.advance(state, jnp.asarray(HORIZON / n_steps), uniforms)
             return (state, total + change), None
 
         start = model.start(), jnp.zeros(())
@@ -98,7 +99,7 @@ def test_the_law_does_not_depend_on_the_number_of_steps(name):
 def test_steps_are_differentiable():
     def end(volatility):
         model = HestonMid(100.0, volatility**2, 0.09, 2.0, 0.4)
-        return model.advance(model.start(), jnp.asarray(0.1), jax.random.key(1))[1]
+        return model.advance(model.start(), jnp.asarray(0.1), jnp.asarray([0.2, 0.7]))[1]
 
     step = 1e-6
     slope = (end(jnp.asarray(0.2) + step) - end(jnp.asarray(0.2) - step)) / (2 * step)

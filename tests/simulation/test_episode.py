@@ -7,7 +7,7 @@ import pytest
 from mfamm_jax.models import BrownianMid, ExponentialIntensity
 from mfamm_jax.policies import Covariates, Quotes, SymmetricPolicy
 from mfamm_jax.risk import bootstrap_interval, empirical_tail_risk, markouts, max_drawdown, moments
-from mfamm_jax.simulation.episode import Episodes, episode_law, simulate_episode
+from mfamm_jax.simulation.episode import Episodes, episode_law, simulate_episode, simulate_episodes
 from mfamm_jax.simulation.step import PoissonMarket, step
 
 
@@ -29,10 +29,10 @@ def test_monte_carlo_agrees_with_the_exact_law_and_the_identity_holds(precision)
     neutral = Covariates.neutral(0.3)
     episodes = Episodes(8000, 40, 20.0)
     law = jax.jit(lambda p: episode_law(p, world, episodes, neutral, 3))(policy)
-    keys = jax.random.split(jax.random.key(3), 8000)
-    result = jax.jit(jax.vmap(lambda key: simulate_episode(policy, world, episodes, neutral, jnp.asarray(0.009), key)))(
-        keys
+    result = jax.jit(lambda key: simulate_episodes(policy, world, episodes, neutral, jnp.asarray(0.009), key))(
+        jax.random.key(3)
     )
+    assert result.inventory.shape == (8000, 40)
     error = float(law.std) / np.sqrt(8000)
     assert abs(float(result.pnl.mean() - law.mean)) < 4 * error
     assert float(result.pnl.std()) == pytest.approx(float(law.std), rel=0.04)
