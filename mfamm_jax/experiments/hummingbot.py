@@ -11,6 +11,22 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.experiment import AbstractExperiment, Arrays, ConfigError, Stage
 from mfamm_jax.experiments.hummingbot_file import BotFile, LoadedFile, load_bot_file
+from mfamm_jax.experiments.hummingbot_tables import (
+    HJB_ROWS,
+    MODELS,
+    MOST_LOTS,
+    N_LEVELS,
+    N_WINDOWS,
+    SHARES,
+    SHOWN_SHARES,
+    TIMES_LEFT,
+    VOLATILITY_FACTORS,
+    earned_row,
+    estimates_table,
+    quote_tables,
+    settings_table,
+)
+from mfamm_jax.features.volatility import population_volatility, rolling_volatility, tick_volatility
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.models.mid_price import BrownianMid
@@ -19,23 +35,7 @@ from mfamm_jax.results import RESULTS
 from mfamm_jax.simulation.hummingbot import Bot, DepthTable
 from mfamm_jax.simulation.step import PoissonMarket, step_with
 from mfamm_jax.solvers.hjb import Grid, HJBProblem, choose_scheme, optimal_depths, rulebook_penalty, solve_hjb
-
-MODELS = ("text", "hummingbot-2021", "hummingbot-2021-12", "hummingbot-2022", "hjb")
-# Figures and tables: wallets from all money to all base, volatility factors, shares of the cycle left.
-SHARES = np.linspace(0.05, 0.95, 37)
-SHOWN_SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
-VOLATILITY_FACTORS = (0.5, 1.0, 2.0)
-TIMES_LEFT = (1.0, 0.5, 0.1)
-HJB_ROWS = 50
-MOST_LOTS = 100
-# Settings that one generation or another lacks.
-ASSUMED = (
-    "max_spread",
-    "inventory_risk_aversion",
-    "vol_to_spread_multiplier",
-    "volatility_sensibility",
-    "risk_factor",
-)
+from mfamm_jax.solvers.volume_decay import fit_volume_decay
 
 
 class PolicyFile(Checked):
@@ -75,6 +75,9 @@ class World(Checked):
     )
     decay: Float[Array, ""] = real_field(
         default=10.0, lower=0.0, strict=True, unit="1/price", source="(3)", help="decay of the fill rate with depth"
+    )
+    tick_size: Float[Array, ""] = real_field(
+        default=0.01, lower=0.0, strict=True, unit="price", help="of the trades that the estimators see"
     )
     adverse_selection: Float[Array, ""] = real_field(default=0.0, unit="price", help="move of the mid against a fill")
     maker_fee: Float[Array, ""] = real_field(default=0.0, help="fraction of the price, negative = rebate")
@@ -243,6 +246,7 @@ class Hummingbot(AbstractExperiment):
         return [
             ("solve", lambda e, p, results, key: e.solve(plan, p.facts.file)),
             ("quote", lambda e, p, results, key: {"quotes": e.curves(p.facts.file, results)}),
+            ("estimate", lambda e, p, results, key: {"estimates": e.estimate(p.facts.file, key)}),
             ("trade", lambda e, p, results, key: {"paths": e.trade(p.facts.file, results, key)}),
         ]
 
@@ -294,6 +298,39 @@ class Hummingbot(AbstractExperiment):
             }
         return out
 
+    def estimate(self, file: BotFile, key: PRNGKeyArray) -> Arrays:
+        """What the bot's estimators and ours say of windows of this world: of the buffered mids and their time."""
+        world, n = self.world, file.n_buffered
+        window = n * self.trial.time_step
+        levels = jnp.arange(N_LEVELS, dtype=window.dtype) * world.tick_size
+        # An order reaches a level and not the next; half of its last step is unknown to all.
+        share = jnp.exp(-world.decay * levels) * -jnp.expm1(-world.decay * world.tick_size)
+
+        def one(key):
+            keys = jax.random.split(key, 2)
+            steps = jax.random.normal(keys[0], (n - 1,), window.dtype)
+            mids = jnp.cumsum(jnp.concatenate([jnp.zeros(1, window.dtype), steps]))
+            mids = mids * world.volatility * jnp.sqrt(self.trial.time_step)
+            orders = jax.random.poisson(keys[1], 2 * world.intensity * window * share).astype(window.dtype)
+            fitted = fit_volume_decay(levels, orders, orders > 0)
+            counts = jnp.sum(orders)
+            # The likelihood of orders that stopped within a tick; every order counts, so the mean distance decides.
+            mean = jnp.sum(orders * levels) / jnp.maximum(counts, 1.0)
+            ours = jnp.log1p(world.tick_size / mean) / world.tick_size
+            robust = rolling_volatility(mids, self.trial.time_step, 1e-12 * world.mid, n_window=n, n_minimum=2)[-1]
+            sizes = fitted.value
+            return {
+                "population": population_volatility(mids),
+                "tick": tick_volatility(mids),
+                "robust": robust,
+                "kappa": jnp.where(fitted.result == RESULTS.successful, sizes[1], jnp.nan),
+                "alpha": jnp.where(fitted.result == RESULTS.successful, sizes[0], jnp.nan),
+                "decay": jnp.where(mean > 0, ours, jnp.nan),
+                "rate": counts / (2 * window),
+            }
+
+        return jax.vmap(one)(jax.random.split(key, N_WINDOWS))
+
     def trade(self, file: BotFile, results: Arrays, key: PRNGKeyArray) -> Arrays:
         """P&L beyond holding the wallet, fees, fills, inventory per path: the same random numbers for every model."""
         depths = DepthTable(**results["depths"])
@@ -343,14 +380,15 @@ class Hummingbot(AbstractExperiment):
         residual = max(
             float(np.max(np.abs(p["pnl"] - p["capture"] - p["revaluation"] + p["fees"]))) for p in paths.values()
         )
-        earned = [_earned(model, paths[model], paths[file.compat], file.compat) for model in MODELS]
+        earned = [earned_row(model, paths[model], paths[file.compat], file.compat) for model in MODELS]
         return {
             "generation": file.compat,
             "pair": file.market,
             "identity_residual": residual,
             "tables": [
-                self._settings_table(file),
-                *_quote_tables(file, results["quotes"]),
+                settings_table(self, file),
+                estimates_table(self, file, results["estimates"]),
+                *quote_tables(file, results["quotes"]),
                 {
                     "title": f"Earned over {float(self.horizon):,.0f} s, {self.trial.n_paths:,} paths with common random numbers",
                     "header": [
@@ -378,24 +416,6 @@ class Hummingbot(AbstractExperiment):
             "ok": bool(results["solver_ok"]) and all(np.isfinite(p["pnl"]).all() for p in paths.values()),
         }
 
-    def _settings_table(self, file: BotFile) -> dict[str, Any]:
-        rows = [[key, str(value), file.without_effect.get(key, "")] for key, value in file.given.items()]
-        notes = ["Rows with a remark have no effect on the comparison, for the reason given."]
-        for name in ASSUMED:
-            if getattr(file, name) is None:
-                value = float(getattr(self.policy, name))
-                notes.append(
-                    f"The file has no {name}: models that need it take policy.{name} = {value:g} of this config."
-                )
-        shown = ", ".join(f"{m} {float(self.expected_volatility(m, file)):.4g}" for m in MODELS[:4])
-        notes.append(
-            f"Volatility as each model sees it, in price: {shown}. The text's is that of a whole cycle; 2021 takes the standard "
-            "deviation of the buffered mids, the later ones the root mean square change per tick. The decay of the later two is the "
-            "market's own."
-        )
-        title = f"The file: {file.compat}, {file.market}"
-        return {"title": title, "header": ["key", "value", "remark"], "rows": rows, "notes": notes}
-
     def provenance(self, prepared: PreparedFile) -> dict[str, Any]:
         """The file and its hash."""
         return {"strategy_file": {"name": prepared.facts.name, "sha256": prepared.facts.digest}}
@@ -410,56 +430,3 @@ class Hummingbot(AbstractExperiment):
             pnl = paths[model]["pnl"]
             out |= {f"pnl_{model}": pnl.mean(), f"std_{model}": pnl.std()}
         return out | {"ok": results["solver_ok"]}
-
-
-def _earned(model: str, own: dict[str, np.ndarray], base: dict[str, np.ndarray], compat: str) -> list[Any]:
-    n = len(own["pnl"])
-    difference = own["pnl"] - base["pnl"]
-    half = 1.96 * difference.std(ddof=1) / np.sqrt(n)
-    interval = "" if model == compat else f"[{difference.mean() - half:.4g}, {difference.mean() + half:.4g}]"
-    error = own["pnl"].std(ddof=1) / np.sqrt(n)
-    return [
-        model,
-        f"{own['pnl'].mean():.4g} +- {error:.2g}",
-        float(own["pnl"].std(ddof=1)),
-        "" if model == compat else float(difference.mean()),
-        interval,
-        float(own["capture"].mean()),
-        float(own["fees"].mean()),
-        float(own["fills"].mean()),
-        float(own["quoted"].mean()),
-        float(own["inventory_rms"].mean()),
-    ]
-
-
-def _quote_tables(file: BotFile, quotes: Arrays) -> list[dict[str, Any]]:
-    """Bid and ask from the mid, side by side."""
-    tables = []
-    for title, name, labels in (
-        ("Quotes by share of base in the wallet, from the mid", "shown", [f"{share:.0%}" for share in SHOWN_SHARES]),
-        (
-            f"Quotes by volatility, at {file.target + 0.1:.0%} base",
-            "volatility",
-            [f"x {f:g}" for f in VOLATILITY_FACTORS],
-        ),
-        (
-            f"Quotes by share of the cycle left, at {file.target + 0.1:.0%} base",
-            "time",
-            [f"{x:.0%}" for x in TIMES_LEFT],
-        ),
-    ):
-        rows = []
-        for model in MODELS:
-            values = np.asarray(quotes[model][name], float)
-            rows.append(
-                [model, *("none" if np.isnan(v[[0, 2]]).all() else f"{v[0]:+.4f} / {v[2]:+.4f}" for v in values)]
-            )
-        notes = []
-        if name == "shown":
-            notes = [
-                f"Bid / ask minus mid [price] at the start of a cycle; the target is {file.target:.0%}. Parameters of text and 2021 "
-                "are calculated afresh in every cell, as after a recalculation; 2021 has none at its target. The infinite horizon "
-                "of 2021-12 diverges near its target."
-            ]
-        tables.append({"title": title, "header": ["model", *labels], "rows": rows, "notes": notes})
-    return tables

@@ -7,7 +7,7 @@ unequal volumes weights the touch most. `solvers.reach` estimates the decay by l
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mfamm_jax.results import RESULTS, Solution, when
 
@@ -15,7 +15,9 @@ N_ITERATIONS = 60
 CONVERGED = 1e-6
 
 
-def fit_volume_decay(depth: Float[Array, " trade"], amount: Float[Array, " trade"]) -> Solution:
+def fit_volume_decay(
+    depth: Float[Array, " trade"], amount: Float[Array, " trade"], traded: Bool[Array, " trade"] | None = None
+) -> Solution:
     r"""Least squares of amounts against $A e^{-\kappa x}$, both at least zero.
 
     Given $\kappa$, A is a linear regression; $\kappa$ follows by safeguarded Newton on the remaining sum of squares
@@ -24,17 +26,21 @@ def fit_volume_decay(depth: Float[Array, " trade"], amount: Float[Array, " trade
     Args:
         depth: Distance of each traded price from the previous mid [price].
         amount: Traded there in the window [lots].
+        traded: Entries that count; the indicator knows no distances without a trade. None = all.
 
     Returns:
         `Solution` with (A, kappa) [lots, 1/price].
     """
 
+    one = jnp.ones_like(depth) if traded is None else traded.astype(depth.dtype)
+    amount = amount * one
+
     def scale_of(decay):
-        wave = jnp.exp(-decay * depth)
+        wave = one * jnp.exp(-decay * depth)
         return jnp.sum(wave * amount) / jnp.sum(wave**2)
 
     def squares(decay):
-        return jnp.sum((amount - scale_of(decay) * jnp.exp(-decay * depth)) ** 2)
+        return jnp.sum(one * (amount - scale_of(decay) * jnp.exp(-decay * depth)) ** 2)
 
     def iterate(carry, _):
         decay, damping, _ = carry
@@ -48,7 +54,7 @@ def fit_volume_decay(depth: Float[Array, " trade"], amount: Float[Array, " trade
         return (decay, damping, moved), None
 
     logarithm = jnp.log(jnp.maximum(amount, jnp.finfo(amount.dtype).tiny))
-    centred = depth - depth.mean()
+    centred = one * (depth - jnp.sum(one * depth) / jnp.maximum(jnp.sum(one), 1.0))
     spread = jnp.sum(centred**2)
     first = jnp.maximum(-jnp.sum(centred * logarithm) / jnp.where(spread > 0, spread, 1.0), 0.0)
     zero = jnp.zeros_like(first)

@@ -164,8 +164,15 @@ def test_the_comparison(tmp_path):
     assert metrics["generation"] == "hummingbot-2021"
     assert metrics["identity_residual"] < 1e-9
     models = ["text", "hummingbot-2021", "hummingbot-2021-12", "hummingbot-2022", "hjb"]
-    for table in metrics["tables"][1:]:
+    for table in metrics["tables"][2:]:
         assert [row[0] for row in table["rows"]] == models
+    estimators = {row[0]: row for row in metrics["tables"][1]["rows"]}
+    # The standard deviation of 30 points of a random walk is sqrt(899/180) steps; our decay and rate have no bias to speak of.
+    true, mean = estimators["volatility of 2021: standard deviation of the mids"][1:3]
+    assert 0.85 < mean / (true * (899 / 180) ** 0.5) < 1.0
+    for name in ("ours: likelihood of the distances", "ours: orders per second and side"):
+        true, mean, std = estimators[name][1:4]
+        assert abs(mean - true) < 0.1 * true + 4 * std / 20
     earned = {row[0]: row for row in metrics["tables"][-1]["rows"]}
     assert earned["hummingbot-2021"][3:5] == ["", ""]
     # Quotes at the limits of the file are rarely filled; the exact solution quotes for this very market.

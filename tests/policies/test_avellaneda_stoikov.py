@@ -124,6 +124,9 @@ def test_cycle_and_recalculation():
 def test_volume_decay_of_noise_free_volumes_and_of_one_depth():
     depth = jnp.linspace(0.5, 6.0, 12)
     solution = fit_volume_decay(depth, 3.0 * jnp.exp(-0.7 * depth))
+    some = jnp.arange(depth.size) % 2 == 0
+    masked = fit_volume_decay(depth, jnp.where(some, 3.0 * jnp.exp(-0.7 * depth), 0.0), some)
+    assert_close(jnp.stack(masked.value), jnp.stack(solution.value), float64=1e-6)
     assert_close(jnp.stack(solution.value), [3.0, 0.7], 1e-9)
     rising = fit_volume_decay(depth, 1.0 + depth)
     assert_close(jnp.stack(rising.value), [1.0 + 3.25, 0.0], 1e-9)
