@@ -156,9 +156,9 @@ class PaperTables(AbstractExperiment):
                 i = start + offset
                 printed = paper[strategy]
                 rows.append([strategy, "paper", *printed])
-                rows.append(["", "exact law", *(round(x, 4) for x in law[i])])
+                rows.append(["", "exact law", *(round(x, 4) + 0.0 for x in law[i])])
                 for name, numbers in (("1,000 paths", few), (f"{self.n_paths:,} paths", many)):
-                    rows.append(["", name, "", *(round(x, 4) for x in numbers[i])])
+                    rows.append(["", name, "", *(round(x, 4) + 0.0 for x in numbers[i])])
                 # The paper's average is over time, ours over the 200 moments of quoting.
                 late = 0.5 * gamma * float(self.volatility) ** 2 * float(self.horizon) / self.n_steps
                 exact = law[i] - [late if self.edition == "journal" else 0.0, 0, 0, 0, 0]

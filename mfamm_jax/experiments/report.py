@@ -275,7 +275,8 @@ def _fit(run: Run) -> str:
 def _sweep(run: Run) -> str:
     if run.rows.is_empty():
         return ""
-    shown = [name for name in ("expected_pnl", "replay_pnl", "value", "spread") if name in run.rows.columns][:2]
+    found = [name for name in run.rows.columns if name not in (*run.axes, "config_id", "ok")]
+    shown = [name for name in ("expected_pnl", "replay_pnl", "value", "spread") if name in found][:2] or found[:2]
     numeric = [name for name in run.axes if run.rows[name].dtype.is_numeric()]
     failed = int((~run.rows["ok"]).sum())
     text = _note(f"{len(run.rows):,} rows, {failed} failed. Data: parts/.")

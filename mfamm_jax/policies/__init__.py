@@ -1,5 +1,6 @@
 """Solutions turned into quotes."""
 
+from mfamm_jax.policies.avellaneda_stoikov import AvellanedaStoikovPolicy
 from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState, Quotes
 from mfamm_jax.policies.rules import (
     QuoteRules,
@@ -18,6 +19,7 @@ from mfamm_jax.policies.value_table import (
 
 __all__ = [
     "AbstractPolicy",
+    "AvellanedaStoikovPolicy",
     "Covariates",
     "MarketState",
     "QuoteRules",

@@ -158,6 +158,7 @@ def test_the_comparison(tmp_path):
     """Common random numbers, a P&L identity, every model in every table, and the same file twice the same bytes."""
     path = written(tmp_path, FIRST, order_amount=1.0, order_refresh_time=5, filled_order_delay=5, order_levels=2)
     small = ["--set", f"policy.file={path}", "--set", "trial.n_paths=40", "--set", "trial.n_steps=300"]
+    small += ["--set", "sweep.policy.hjb_risk_aversion=[0.001,0.1]"]
     answer = json.loads(mfamm("run", "hummingbot", *small, "--out", "run", "--json", cwd=tmp_path).stdout)
     metrics = answer["metrics"]
     assert answer["code"] == 0
@@ -178,7 +179,8 @@ def test_the_comparison(tmp_path):
     # Quotes at the limits of the file are rarely filled; the exact solution quotes for this very market.
     assert metrics["pnl"]["hjb"] > 3 * max(metrics["pnl"]["text"], metrics["pnl"]["hummingbot-2021"])
     page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
+    assert metrics["sweep"] == {"rows": 2, "failed": 0}
     assert (tmp_path / "run" / "strategy.yml").read_bytes() == path.read_bytes()
 
 
