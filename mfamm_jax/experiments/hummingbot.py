@@ -17,10 +17,12 @@ from mfamm_jax.experiments.hummingbot_tables import (
     MOST_LOTS,
     N_LEVELS,
     N_WINDOWS,
+    PER_SIDE,
     SHARES,
     SHOWN_SHARES,
     TIMES_LEFT,
     VOLATILITY_FACTORS,
+    beside_target,
     earned_row,
     estimates_table,
     quote_tables,
@@ -42,6 +44,12 @@ class PolicyFile(Checked):
     """The strategy file, and what the models need that its generation does not say."""
 
     file: str = static_field(default="conf_avellaneda.yml", help="strategy file of Hummingbot")
+    min_spread: Float[Array, ""] = real_field(
+        default=0.001,
+        lower=0.0,
+        strict=True,
+        help="where the file's is 0: smallest depth of 2021, a fraction of the mid",
+    )
     max_spread: Float[Array, ""] = real_field(
         default=0.02, lower=0.0, strict=True, help="where the file has none: largest depth as a fraction of the mid"
     )
@@ -80,7 +88,9 @@ class World(Checked):
         default=0.01, lower=0.0, strict=True, unit="price", help="of the trades that the estimators see"
     )
     adverse_selection: Float[Array, ""] = real_field(default=0.0, unit="price", help="move of the mid against a fill")
-    maker_fee: Float[Array, ""] = real_field(default=0.0, help="fraction of the price, negative = rebate")
+    maker_fee: Float[Array, ""] = real_field(
+        default=0.0, lower=-0.05, upper=0.05, usual=(-0.001, 0.002), help="fraction of the price, negative = rebate"
+    )
 
 
 class Purse(Checked):
@@ -143,20 +153,32 @@ class Hummingbot(AbstractExperiment):
             raise ConfigError(
                 f"{name}: order_amount is {file.order_amount:g}, but wallet.base and wallet.quote are worth {total:g} base only"
             )
-        if file.max_spread is None and float(self.policy.max_spread) <= file.min_spread:
+        smallest = self.min_spread(file, "hummingbot-2021")
+        if file.max_spread is None and float(self.policy.max_spread) <= float(smallest):
             raise ConfigError(
-                f"policy.max_spread is {float(self.policy.max_spread):g}, expected more than min_spread = {file.min_spread:g} "
-                f"of {name}"
+                f"policy.max_spread is {float(self.policy.max_spread):g}, expected more than min_spread = {float(smallest):g} "
+                f"per side of {name}"
+            )
+        if self.trial.n_steps <= file.n_buffered:
+            raise ConfigError(
+                f"trial.n_steps is {self.trial.n_steps}, expected more than volatility_buffer_size = {file.n_buffered} of {name}: "
+                "the bots would never begin"
             )
 
     def plan(self, batch: Any, prepared: PreparedFile) -> tuple[Any, str]:
         """Grid and scheme of the exact solution."""
         file = prepared.facts.file
         totals = np.asarray(batch.wallet.base + batch.wallet.quote / batch.world.mid)
-        grid = Grid(int(np.clip(np.max(totals) / file.order_amount, 1, MOST_LOTS)), HJB_ROWS)
+        grid = Grid(int(np.clip(np.max(totals) / (file.order_amount * file.n_levels), 1, MOST_LOTS)), HJB_ROWS)
         problems = jax.vmap(lambda e: e.problem(file))(batch)
         scheme, reason = choose_scheme(problems, grid)
         return (scheme, grid), reason
+
+    def min_spread(self, file: BotFile, model: str) -> Float[Array, ""] | float:
+        """In the model's own convention: per side for the text and 2021, in total since; 2021 needs one."""
+        own, given = model in PER_SIDE, file.compat in PER_SIDE
+        value = file.min_spread * (1.0 if own == given else 0.5 if own else 2.0)
+        return self.policy.min_spread if model == "hummingbot-2021" and value == 0 else value
 
     @property
     def horizon(self) -> Float[Array, ""]:
@@ -164,15 +186,16 @@ class Hummingbot(AbstractExperiment):
         return self.trial.time_step * self.trial.n_steps
 
     def problem(self, file: BotFile) -> HJBProblem:
-        """The exact problem of this world, with one order as the lot; a fee is a cost of every fill."""
+        """The exact problem of this world, with all levels of a side as one lot; a fee is a cost of every fill."""
+        lot = file.order_amount * file.n_levels
         side = ExponentialIntensity(self.world.intensity, self.world.decay)
         cost = self.world.adverse_selection + self.world.maker_fee * self.world.mid
         penalty = rulebook_penalty(self.policy.hjb_risk_aversion, self.world.volatility)
         return HJBProblem(
             side,
             side,
-            penalty * file.order_amount,
-            self.policy.hjb_terminal_penalty * file.order_amount,
+            penalty * lot,
+            self.policy.hjb_terminal_penalty * lot,
             self.horizon,
             bid_adverse_selection=cost,
             ask_adverse_selection=cost,
@@ -207,9 +230,9 @@ class Hummingbot(AbstractExperiment):
             base=self.wallet.base,
             quote=self.wallet.quote,
             target=file.target,
-            order_amount=file.order_amount,
+            order_amount=file.order_amount * (file.n_levels if model == "hjb" else 1),
             volatility=self.world.volatility * jnp.sqrt(closing),
-            min_spread=file.min_spread,
+            min_spread=self.min_spread(file, model),
             max_spread=given("max_spread"),
             inventory_risk_aversion=given("inventory_risk_aversion"),
             vol_to_spread_multiplier=given("vol_to_spread_multiplier"),
@@ -287,7 +310,7 @@ class Hummingbot(AbstractExperiment):
             values = quotes.bid, quotes.reservation_price, quotes.ask
             return jnp.stack([*(x - mid for x in values), quotes.bid_size, quotes.ask_size])
 
-        usual, beside = VOLATILITY_FACTORS.index(1.0), file.target + 0.1
+        usual, beside = VOLATILITY_FACTORS.index(1.0), beside_target(file)
         out: Arrays = {"share": shares}
         for model in MODELS:
             out[model] = {
@@ -302,9 +325,11 @@ class Hummingbot(AbstractExperiment):
         """What the bot's estimators and ours say of windows of this world: of the buffered mids and their time."""
         world, n = self.world, file.n_buffered
         window = n * self.trial.time_step
-        levels = jnp.arange(N_LEVELS, dtype=window.dtype) * world.tick_size
+        # Coarser where the levels would not hold all but e^-12 of the orders.
+        tick_size = jnp.maximum(world.tick_size, 12 / (N_LEVELS * world.decay))
+        levels = jnp.arange(N_LEVELS, dtype=window.dtype) * tick_size
         # An order reaches a level and not the next; half of its last step is unknown to all.
-        share = jnp.exp(-world.decay * levels) * -jnp.expm1(-world.decay * world.tick_size)
+        share = jnp.exp(-world.decay * levels) * -jnp.expm1(-world.decay * tick_size)
 
         def one(key):
             keys = jax.random.split(key, 2)
@@ -316,7 +341,7 @@ class Hummingbot(AbstractExperiment):
             counts = jnp.sum(orders)
             # The likelihood of orders that stopped within a tick; every order counts, so the mean distance decides.
             mean = jnp.sum(orders * levels) / jnp.maximum(counts, 1.0)
-            ours = jnp.log1p(world.tick_size / mean) / world.tick_size
+            ours = jnp.log1p(tick_size / mean) / tick_size
             robust = rolling_volatility(mids, self.trial.time_step, 1e-12 * world.mid, n_window=n, n_minimum=2)[-1]
             sizes = fitted.value
             return {
@@ -405,10 +430,13 @@ class Hummingbot(AbstractExperiment):
                     ],
                     "rows": earned,
                     "notes": [
-                        "P&L in the quote currency: cash and inventory traded, at the last mid; holding the wallet earns 0.",
-                        "The difference is taken path by path, on the same moves of the mid and the same arrivals of orders.",
-                        "hjb maximises expected profit less its inventory penalty in this very market; with another risk aversion "
-                        "it trades P&L against inventory (policy.hjb_risk_aversion).",
+                        "P&L in the quote currency: cash and inventory traded, at the last mid; holding the wallet earns 0. "
+                        "Inventory is counted from the wallet at the start: a wallet off its target is also being rebalanced.",
+                        f"The difference is taken path by path, on the same random numbers. The first {file.n_buffered} ticks of "
+                        "every path are spent filling the buffer of the volatility.",
+                        "hjb solves the continuous-time problem of this market: it knows nothing of the life of orders, of the pause "
+                        "after a fill or of the limits of the wallet, and weighs inventory by policy.hjb_risk_aversion, so that "
+                        "another model may earn more here.",
                     ],
                 },
             ],

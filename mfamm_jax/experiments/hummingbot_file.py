@@ -236,10 +236,21 @@ def find_bot_file(name: str) -> Path:
     )
 
 
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys without a word; here the file is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"{key} is given twice")
+        return super().construct_mapping(node, deep)
+
+
 def read_bot_file(path: Path) -> BotFile:
     """The file, or a ConfigError that names what is wrong with it."""
     try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        table = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_NoDuplicates)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(table, dict) or not table:
@@ -371,9 +382,9 @@ def _span(read: _Reader, start: str, end: str, daily: bool) -> float:
 
 def _moment(read: _Reader, key: str, daily: bool) -> datetime.datetime:
     value = read.table.get(key)
-    # YAML takes 09:30:00 for a number in base 60.
+    # YAML takes 10:30:00 and 10:30 for numbers in base 60, seconds and minutes; times before ten stay text.
     if daily and isinstance(value, int) and not isinstance(value, bool) and 0 <= value < DAY:
-        return datetime.datetime(2000, 1, 1) + datetime.timedelta(seconds=value)
+        return datetime.datetime(2000, 1, 1) + datetime.timedelta(seconds=value * (60 if value < 24 * 60 else 1))
     if isinstance(value, datetime.datetime) and not daily:
         return value.replace(tzinfo=None)
     text = str(value)

@@ -8,13 +8,15 @@ from mfamm_jax.experiments.experiment import Arrays
 from mfamm_jax.experiments.hummingbot_file import BotFile
 
 MODELS = ("text", "hummingbot-2021", "hummingbot-2021-12", "hummingbot-2022", "hjb")
+# Whose min_spread is a distance per side; the others' is a total.
+PER_SIDE = ("text", "hummingbot-2021")
 # Figures and tables: wallets from all money to all base, volatility factors, shares of the cycle left.
 SHARES = np.linspace(0.05, 0.95, 37)
 SHOWN_SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
 VOLATILITY_FACTORS = (0.5, 1.0, 2.0)
 TIMES_LEFT = (1.0, 0.5, 0.1)
 HJB_ROWS = 50
-MOST_LOTS = 100
+MOST_LOTS = 500
 # Windows and price levels of the comparison of estimators.
 N_WINDOWS, N_LEVELS = 400, 256
 # Settings that one generation or another lacks.
@@ -27,6 +29,11 @@ ASSUMED = (
 )
 
 
+def beside_target(file: BotFile) -> float:
+    """A wallet with too much base, but some money."""
+    return min(file.target + 0.1, 0.5 * (1 + file.target))
+
+
 def settings_table(experiment: Any, file: BotFile) -> dict[str, Any]:
     """The file as given, what has no effect, and what was assumed."""
     rows = [[key, str(value), file.without_effect.get(key, "")] for key, value in file.given.items()]
@@ -35,6 +42,28 @@ def settings_table(experiment: Any, file: BotFile) -> dict[str, Any]:
         if getattr(file, name) is None:
             value = float(getattr(experiment.policy, name))
             notes.append(f"The file has no {name}: models that need it take policy.{name} = {value:g} of this config.")
+    if file.min_spread:
+        notes.append(
+            "min_spread is a distance per side for the text and 2021 and a total since: halved or doubled between them."
+        )
+    else:
+        smallest = float(experiment.policy.min_spread)
+        notes.append(
+            f"min_spread is 0: 2021, which divides by it, takes policy.min_spread = {smallest:g} of this config."
+        )
+    if file.closing_time is None:
+        notes.append("The file has no closing time: the text and 2021 take the length of a path as their cycle.")
+    if file.n_levels > 1:
+        notes.append(
+            "hjb sends all levels of a side as one order; models without a distance between levels send them at one price."
+        )
+    lots = float(experiment.wallet.base + experiment.wallet.quote / experiment.world.mid) / (
+        file.order_amount * file.n_levels
+    )
+    if lots > MOST_LOTS:
+        notes.append(
+            f"hjb is solved for {MOST_LOTS} lots either way and quotes one side only beyond; the wallet holds {lots:,.0f}."
+        )
     shown = ", ".join(f"{m} {float(experiment.expected_volatility(m, file)):.4g}" for m in MODELS[:4])
     notes.append(
         f"Volatility as each model sees it, in price: {shown}. The text's is that of a whole cycle; 2021 takes the standard "
@@ -105,12 +134,12 @@ def quote_tables(file: BotFile, quotes: Arrays) -> list[dict[str, Any]]:
     for title, name, labels in (
         ("Quotes by share of base in the wallet, from the mid", "shown", [f"{share:.0%}" for share in SHOWN_SHARES]),
         (
-            f"Quotes by volatility, at {file.target + 0.1:.0%} base",
+            f"Quotes by volatility, at {beside_target(file):.0%} base",
             "volatility",
             [f"x {f:g}" for f in VOLATILITY_FACTORS],
         ),
         (
-            f"Quotes by share of the cycle left, at {file.target + 0.1:.0%} base",
+            f"Quotes by share of the cycle left, at {beside_target(file):.0%} base",
             "time",
             [f"{x:.0%}" for x in TIMES_LEFT],
         ),
@@ -119,7 +148,7 @@ def quote_tables(file: BotFile, quotes: Arrays) -> list[dict[str, Any]]:
         for model in MODELS:
             values = np.asarray(quotes[model][name], float)
             rows.append(
-                [model, *("none" if np.isnan(v[[0, 2]]).all() else f"{v[0]:+.4f} / {v[2]:+.4f}" for v in values)]
+                [model, *(" / ".join("none" if np.isnan(x) else f"{x:+.4f}" for x in v[[0, 2]]) for v in values)]
             )
         notes = []
         if name == "shown":

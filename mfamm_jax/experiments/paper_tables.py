@@ -12,7 +12,8 @@ from mfamm_jax.fields import real_field, static_field
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.models.mid_price import BinomialMid
 from mfamm_jax.policies.avellaneda_stoikov import AvellanedaStoikovPolicy
-from mfamm_jax.policies.quotes import Covariates
+from mfamm_jax.policies.quotes import AbstractPolicy, Covariates
+from mfamm_jax.policies.rules import SymmetricPolicy
 from mfamm_jax.simulation.episode import Episodes, episode_law, simulate_episodes
 from mfamm_jax.simulation.step import PoissonMarket
 
@@ -73,9 +74,16 @@ class PaperTables(AbstractExperiment):
             for strategy in ("inventory", "symmetric")
         ]
 
-    def _policy(self, gamma: float, strategy: str) -> AvellanedaStoikovPolicy:
+    def _policy(self, gamma: float, strategy: str) -> tuple[AbstractPolicy, Float[Array, ""]]:
+        """Quotes, and their average spread over time."""
         spread = "time_varying" if self.edition == "journal" else "constant"
-        return AvellanedaStoikovPolicy(gamma, self.volatility, self.decay, strategy=strategy, spread=spread)
+        policy = AvellanedaStoikovPolicy(gamma, self.volatility, self.decay, strategy=strategy, spread=spread)
+        # Linear in time, so that its mean is that of its ends.
+        half = 0.5 * (policy.half_spread(self.horizon) + policy.half_spread(0.0 * self.horizon))
+        if strategy == "symmetric":
+            # "uses the average spread of the inventory strategy": one number for the whole path.
+            return SymmetricPolicy(half, 1.0 * MOST_INVENTORY), 2 * half
+        return policy, 2 * half
 
     def _market(self, mid: Any) -> PoissonMarket:
         side = ExponentialIntensity(self.intensity, self.decay)
@@ -107,7 +115,8 @@ class PaperTables(AbstractExperiment):
         def simulate(name, n_paths):
             def stage(experiment, prepared, results, key):
                 runs = [experiment.simulated(*case, n_paths, key) for case in self._cases]
-                return {name: jnp.stack([_numbers(*run) for run in runs])}
+                kurtosis = jnp.stack([jnp.stack([_kurtosis(x) for x in run]) for run in runs])
+                return {name: jnp.stack([_numbers(*run) for run in runs]), f"{name}_kurtosis": kurtosis}
 
             return stage
 
@@ -121,14 +130,12 @@ class PaperTables(AbstractExperiment):
         """AS-S5: `NUMBERS` without sampling error."""
         rows = []
         inventory = jnp.arange(-MOST_INVENTORY, MOST_INVENTORY + 1, dtype=self.horizon.dtype)
-        left = self.horizon * (1 - jnp.arange(self.n_steps) / self.n_steps)
         for case in self._cases:
-            policy = self._policy(*case)
+            policy, spread = self._policy(*case)
             covariates = Covariates.neutral(self.volatility)
             law = episode_law(policy, self._market(None), self._episodes(), covariates, MOST_INVENTORY)
             mean = law.inventory[-1] @ inventory
             std = jnp.sqrt(law.inventory[-1] @ inventory**2 - mean**2)
-            spread = 2 * jnp.mean(policy.half_spread(left) + jnp.zeros_like(left))
             rows.append(jnp.stack([spread, law.mean, law.std, mean, std]))
         return jnp.stack(rows)
 
@@ -136,7 +143,7 @@ class PaperTables(AbstractExperiment):
         self, gamma: float, strategy: str, n_paths: int, key: PRNGKeyArray
     ) -> tuple[Float[Array, " path"], Float[Array, " path"]]:
         """Final profit and inventory of every path."""
-        policy, market = self._policy(gamma, strategy), self._market(BinomialMid(self.volatility))
+        policy, market = self._policy(gamma, strategy)[0], self._market(BinomialMid(self.volatility))
         episodes = Episodes(n_paths, self.n_steps, self.horizon, 0.0)
         covariates = Covariates.neutral(self.volatility)
         result = simulate_episodes(policy, market, episodes, covariates, jnp.zeros_like(self.horizon), key)
@@ -145,6 +152,7 @@ class PaperTables(AbstractExperiment):
     def metrics(self, plan: Any, prepared: Any, results: Arrays, key: PRNGKeyArray) -> dict[str, Any]:
         """The tables, and how far simulation and law are apart."""
         law, few, many = (np.asarray(results[name], float) for name in ("law", "printed_paths", "many_paths"))
+        kurtosis = np.asarray(results["many_paths_kurtosis"], float)
         errors = np.abs(many[:, 0] - law[:, 1]) / (law[:, 2] / np.sqrt(self.n_paths))
         spread_of_std = np.abs(many[:, 1] / law[:, 2] - 1)
         tables = []
@@ -159,10 +167,7 @@ class PaperTables(AbstractExperiment):
                 rows.append(["", "exact law", *(round(x, 4) + 0.0 for x in law[i])])
                 for name, numbers in (("1,000 paths", few), (f"{self.n_paths:,} paths", many)):
                     rows.append(["", name, "", *(round(x, 4) + 0.0 for x in numbers[i])])
-                # The paper's average is over time, ours over the 200 moments of quoting.
-                late = 0.5 * gamma * float(self.volatility) ** 2 * float(self.horizon) / self.n_steps
-                exact = law[i] - [late if self.edition == "journal" else 0.0, 0, 0, 0, 0]
-                notes += [f"{strategy}: {text}" for text in _not_reproduced(self.edition, printed, exact)]
+                notes += [f"{strategy}: {text}" for text in _not_reproduced(self.edition, printed, law[i], kurtosis[i])]
             title = f"Table {TABLE_NUMBERS[gamma]} of the {self.edition}: risk aversion {gamma:g}"
             header = ["strategy", "source", *NUMBERS]
             notes = notes or ["Every figure lies within the sampling error of 1,000 paths."]
@@ -186,11 +191,17 @@ def _numbers(profit: Float[Array, " path"], inventory: Float[Array, " path"]) ->
     return jnp.stack([profit.mean(), profit.std(), inventory.mean(), inventory.std()])
 
 
-def _not_reproduced(edition: str, printed: tuple, law: np.ndarray) -> list[str]:
+def _kurtosis(x: Float[Array, " path"]) -> Float[Array, ""]:
+    away = x - x.mean()
+    return jnp.mean(away**4) / jnp.mean(away**2) ** 2
+
+
+def _not_reproduced(edition: str, printed: tuple, law: np.ndarray, kurtosis: np.ndarray) -> list[str]:
     """The figures that 1,000 paths of this model do not give, each with its distance."""
-    # The error of a standard deviation is half that of a variance; these laws are close to normal.
     root = np.sqrt(PRINTED_PATHS)
-    errors = 0.0, law[2] / root, law[2] / root / np.sqrt(2), law[4] / root, law[4] / root / np.sqrt(2)
+    # Of a standard deviation: sqrt((kurtosis - 1)/4) of that of the mean.
+    wide = np.sqrt((kurtosis - 1) / 4)
+    errors = 0.0, law[2] / root, law[2] * wide[0] / root, law[4] / root, law[4] * wide[1] / root
     texts = []
     for name, figure, exact, error, unit in zip(NUMBERS, printed, law, errors, UNITS[edition], strict=True):
         distance = abs(figure - exact) - 0.5 * unit

@@ -33,7 +33,8 @@ class HawkesArrivals(AbstractArrivals):
     r"""Self-exciting orders: $\lambda_i = \Lambda_i + y_i$, $dy_i = -\beta y_i dt + \beta\sum_j n_{ij}\,dN_j$.
 
     An order of one side has on average `self_excitation` children on its own side and `cross_excitation` on the other; their sum
-    below one keeps the process stationary, with symmetric mean rates $\Lambda/(1 - n_{self} - n_{cross})$. State: y [1/s] per side.
+    below one keeps the process stationary, with symmetric mean rates $\Lambda/(1 - n_{self} - n_{cross})$, as long as few steps would
+    see two orders of a side (a step holds one at most). State: y [1/s] per side.
 
     Args:
         self_excitation: $n_{ii}$.
@@ -70,8 +71,10 @@ class HawkesArrivals(AbstractArrivals):
     def advance(self, state: Sides, arrived: Bool[Array, " side"], time_step: Float[Array, ""]) -> Sides:
         """Fades over the step; its orders excite from its end on."""
         came = arrived.astype(state.dtype)
-        jump = self.recovery * (self.self_excitation * came + self.cross_excitation * came[::-1])
-        return state * jnp.exp(-self.recovery * time_step) + jump
+        fades = -jnp.expm1(-self.recovery * time_step)
+        # Over all steps to come this adds up to the number of children, whatever the step.
+        jump = fades / time_step * (self.self_excitation * came + self.cross_excitation * came[::-1])
+        return state * (1 - fades) + jump
 
 
 class SeasonalArrivals(AbstractArrivals):

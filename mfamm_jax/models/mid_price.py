@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mfamm_jax.fields import Checked, real_field, static_field
@@ -171,10 +172,13 @@ class JumpMid(AbstractMid):
     ) -> tuple[Any, Float[Array, ""]]:
         """Given their number, the jumps of a step and its diffusion add up to one normal number."""
         noise = normal_of(uniforms[0])
-        # The number of jumps by inversion: how many of the distribution's steps the uniform number exceeds.
+        # The number of jumps by inversion: how many of the distribution's steps the uniform number exceeds. Its last step is one,
+        # else rounding would leave a rare way to the largest number.
         mean = self.jump_rate * time_step
-        count = jnp.arange(self.most_jumps, dtype=mean.dtype)
-        chance = jnp.exp(count * jnp.log(jnp.maximum(mean, 1e-30)) - mean - jax.lax.lgamma(count + 1))
-        number = jnp.sum(uniforms[1] >= jnp.cumsum(chance)).astype(mean.dtype)
+        count = np.arange(self.most_jumps + 1)
+        log_factorial = np.concatenate([[0.0], np.cumsum(np.log(count[1:]))])
+        log_chance = count * jnp.log(jnp.maximum(mean, 1e-30)) - log_factorial.astype(mean.dtype)
+        steps = jnp.cumsum(jnp.exp(log_chance - jnp.max(log_chance)))
+        number = jnp.sum(uniforms[1] >= steps / steps[-1]).astype(mean.dtype)
         spread = jnp.sqrt(self.volatility**2 * time_step + self.jump_volatility**2 * number)
         return state, self.drift * time_step + self.jump_mean * number + spread * noise

@@ -251,8 +251,10 @@ class Bot(Checked):
             price, buy, ask_price, sell = level
             safe = jnp.where(price > 0, price, 1.0)
             buy, sell = within_budget(safe, buy, sell, jnp.maximum(base, 0.0), jnp.maximum(money, 0.0), self.maker_fee)
-            buy = jnp.where(price > 0, buy, 0.0)  # False for NaN
-            sell = jnp.where(ask_price > 0, sell, 0.0)
+            # False for NaN; what rounding leaves of a balance is no order.
+            dust = 1e-6 * self.order_amount
+            buy = jnp.where((price > 0) & (buy > dust), buy, 0.0)
+            sell = jnp.where((ask_price > 0) & (sell > dust), sell, 0.0)
             return (base - sell, money - buy * safe * (1 + self.maker_fee)), (buy, sell)
 
         _, (buy, sell) = jax.lax.scan(send, (wallet.base, wallet.quote), (bid, wanted[0], ask, wanted[1]))

@@ -89,6 +89,8 @@ def test_the_second_generation(tmp_path):
     assert (file.compat, file.closing_time) == ("hummingbot-2021-12", 6.5 * 3600)
     assert (file.risk_factor, file.order_shape, file.n_levels, file.level_distance_pct) == (2.0, 0.3, 2, 50.0)
     assert file.max_spread is None
+    short = read_bot_file(written(tmp_path, SECOND, start_time="09:30", end_time=630))  # 10:30 to YAML
+    assert short.closing_time == 3600
     overnight = read_bot_file(written(tmp_path, SECOND, start_time="22:00:00", end_time="02:00:00"))
     assert overnight.closing_time == 4 * 3600
     assert read_bot_file(written(tmp_path, SECOND, execution_timeframe="infinite")).closing_time is None
@@ -145,7 +147,13 @@ def test_bad_files_are_named(tmp_path, table, changes, message):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("a: [1, 2", "not valid YAML"), ("", "expected keys and values"), ("- 1", "got list")]
+    ("content", "message"),
+    [
+        ("a: [1, 2", "not valid YAML"),
+        ("", "expected keys and values"),
+        ("- 1", "got list"),
+        ("order_amount: 1\norder_amount: 2", "order_amount is given twice"),
+    ],
 )
 def test_files_that_are_no_strategy_file(tmp_path, content, message):
     path = tmp_path / "bot.yml"
@@ -189,6 +197,8 @@ def test_the_comparison(tmp_path):
     [
         (["policy.file=nowhere.yml"], "nowhere.yml: no such file"),
         (["wallet.base=0.1", "wallet.quote=0"], "order_amount is 0.5, but wallet.base and wallet.quote are worth 0.1"),
+        (["trial.n_steps=100"], "trial.n_steps is 100, expected more than volatility_buffer_size = 200"),
+        (["world.maker_fee=0.1"], "world.maker_fee: is 0.1, expected <= 0.05"),
         (["world.volatility=0"], "world.volatility: is 0, expected > 0"),
         (["policy.max_spread=0.0001"], "policy.max_spread is 0.0001, expected more than min_spread"),
     ],

@@ -36,6 +36,19 @@ def test_hawkes_orders_come_at_the_stationary_rate_in_bunches():
     assert np.corrcoef(each, np.asarray(result.ask_fills))[0, 1] > 0.2
 
 
+def test_an_order_has_its_children_whatever_the_step():
+    """The sum over all steps to come of what one order adds to the rate, times the step."""
+    arrivals = HawkesArrivals(0.3, 0.2, 5.0)
+    for step in (0.01, 0.5):
+        step = jnp.asarray(step)
+        state = arrivals.advance(arrivals.start(step), jnp.asarray([True, False]), step)
+        total = jnp.zeros(2)
+        for _ in range(int(4 / step)):
+            total = total + state * step
+            state = arrivals.advance(state, jnp.asarray([False, False]), step)
+        np.testing.assert_allclose(total, [0.3, 0.2], atol=1e-8)
+
+
 def test_fills_of_a_deeper_quote_are_a_share_of_the_arrivals():
     """Excitement comes from all orders, whether they reach our quote or not."""
     near, far = (episodes_of(HawkesArrivals(0.3, 0.2, 5.0), 200, depth=d).bid_fills.mean() for d in (0.0, 1.0))

@@ -96,6 +96,16 @@ def test_the_law_does_not_depend_on_the_number_of_steps(name):
     assert coarse.std() == pytest.approx(fine.std(), rel=0.02)
 
 
+def test_no_jump_comes_of_rounding(precision):
+    """The largest uniform numbers there are, at rates down to none."""
+    dtype = jnp.result_type(float)
+    last = jnp.asarray(1.0, dtype) - jnp.finfo(dtype).eps / 2
+    for rate in (0.0, 1e-6, 0.01, 0.1):
+        model = JumpMid(0.0, rate, 0.0, jump_mean=1.0)
+        number = model.advance((), jnp.asarray(0.5), jnp.stack([jnp.asarray(0.5, dtype), last]))[1]
+        assert float(number) <= (0 if rate == 0 else 9)
+
+
 def test_steps_are_differentiable():
     def end(volatility):
         model = HestonMid(100.0, volatility**2, 0.09, 2.0, 0.4)

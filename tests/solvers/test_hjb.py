@@ -430,6 +430,30 @@ def test_decays_under_a_steep_terminal_penalty(scheme):
     np.testing.assert_allclose(found, expected, rtol=2e-4)
 
 
+def test_the_steepest_terminal_value_leaves_derivatives_finite():
+    """Its neighbours are e^1000 apart. Two decay arrays or one: the derivatives in everything else are the same."""
+
+    def value(numbers, shared):
+        horizon, penalty = numbers
+        decay = jnp.asarray(2.0)
+        bid = ExponentialIntensity(1.2, decay)
+        ask = ExponentialIntensity(0.8, decay if shared else 1.0 * decay)
+        problem = HJBProblem(bid, ask, 0.009, terminal_penalty=penalty, horizon=horizon)
+        return solve_hjb(problem, TaylorAction(1, 60), Grid(3)).value.initial_value[4]
+
+    numbers = jnp.asarray([2.0, 100.0])
+    together, apart = (jax.jit(jax.grad(lambda x, s=s: value(x, s)))(numbers) for s in (True, False))
+    assert_close(apart, together, float64=1e-9)
+    assert float(apart[0]) > 0.1
+
+
+def test_a_solve_does_not_pay_for_derivatives_it_does_not_take():
+    """Thirty squarings allow a norm of 1e10: panels for it would fill the memory."""
+    decays = jnp.asarray([2.0, 2.0])
+    problem = HJBProblem(ExponentialIntensity(1.0, decays[0]), ExponentialIntensity(1.0, decays[1]), 0.01, horizon=2.0)
+    assert solve_hjb(problem, Uniformization(30, 24), Grid(4)).result == RESULTS.successful
+
+
 def test_time_rescaling():
     grid, a = Grid(4, 2), 3.0
     base = simple_problem(drift=0.01, horizon=6.0)

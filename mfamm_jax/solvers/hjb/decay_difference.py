@@ -18,8 +18,10 @@ from mfamm_jax.solvers.hjb.linear import (
 
 # Gauss nodes per panel, what a panel covers of the shifted norm, and how
 # the panels of the first row shrink towards its start.
-N_NODES, PANEL_NORM = 5, 16.0
+N_NODES, PANEL_NORM = 5, 8.0
 GRADING, N_GRADED = 6.0, 8
+# Beyond it panels become longer, and need more terms.
+MOST_PANELS = 4096
 
 
 def _quadrature(limit: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -29,7 +31,7 @@ def _quadrature(limit: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]
     may move as fast as the steepest terminal value makes them.
     """
     nodes, weights = np.polynomial.legendre.leggauss(N_NODES)
-    edges = np.linspace(0.0, 1.0, max(1, ceil(limit / PANEL_NORM)) + 1)
+    edges = np.linspace(0.0, 1.0, min(max(1, ceil(limit / PANEL_NORM)), MOST_PANELS) + 1)
     start = edges[1] * GRADING ** -np.arange(N_GRADED, 0.0, -1)
     rules = []
     for ends in (np.append(0.0, start), np.append(start[-1], edges[1:]), edges):
@@ -59,12 +61,14 @@ def _rows_of_decays(half, rest, grid, limit, in_logarithms):
     def gain_of(log_v):
         """N(v)/v."""
         rise = jnp.diff(log_v, axis=0)
+        # Only the terminal value itself is steeper, and what it gains is no more than a first guess.
+        steepest = 0.5 * float(np.log(float(jnp.finfo(log_v.dtype).max)))
 
         def side(name, sign, coupling, adverse_selection):
             cost = sign * rise / k + adverse_selection
             ratio = log_coupling_at(problem, name, k + sign * half) - log_coupling_at(problem, name, k)
             ratio = ratio - sign * half * cost - jnp.log1p(sign * half / k)
-            return coupling * jnp.exp(-sign * rise) * jnp.expm1(ratio)
+            return coupling * jnp.exp(jnp.minimum(-sign * rise, steepest)) * jnp.expm1(ratio)
 
         zero = jnp.zeros_like(log_v[:1])
         ask = side("ask", 1, below, problem.ask_adverse_selection)
@@ -107,8 +111,10 @@ def _rows_of_decays(half, rest, grid, limit, in_logarithms):
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def decay_difference(half, rest, grid, limit, in_logarithms):
     """Zero, whose derivative in `half` is that of the rows of the table."""
-    rows = jax.eval_shape(lambda: _rows_of_decays(half, rest, grid, limit, in_logarithms))
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), rows)
+    problem, start = rest
+    batch = linear_generator(problem)[2].shape
+    relative = jnp.zeros((grid.n_steps + 1, start.shape[0], *batch), half.dtype)
+    return relative, relative[:, 0]
 
 
 @decay_difference.defjvp

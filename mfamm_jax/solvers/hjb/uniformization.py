@@ -68,7 +68,7 @@ def _table(
     relative = jnp.concatenate([(start - start[middle] + 0.0 * norm)[None], relative])
     if problem.bid.decay is not problem.ask.decay:
         half = 0.5 * (problem.ask.decay - problem.bid.decay)
-        difference = decay_difference_adjoint if adjoint else decay_difference
+        difference = decay_difference_adjoint if adjoint and not in_logarithms else decay_difference
         extra = difference(half, (problem, start), grid, limit, in_logarithms)
         relative, offset = relative + extra[0], offset + extra[1]
     times = jnp.linspace(0.0, 1.0, grid.n_steps + 1)
