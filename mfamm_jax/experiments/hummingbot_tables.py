@@ -53,6 +53,8 @@ def settings_table(experiment: Any, file: BotFile) -> dict[str, Any]:
         )
     if file.closing_time is None:
         notes.append("The file has no closing time: the text and 2021 take the length of a path as their cycle.")
+    elif file.closing_time < float(experiment.horizon):
+        notes.append("A path is longer than the cycle: it begins anew, where a dated session would stop.")
     if file.n_levels > 1:
         notes.append(
             "hjb sends all levels of a side as one order; models without a distance between levels send them at one price."

@@ -10,7 +10,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mfamm_jax.features.volatility import population_volatility, tick_volatility
 from mfamm_jax.fields import Checked, real_field, static_field
@@ -19,7 +19,6 @@ from mfamm_jax.policies.avellaneda_stoikov import (
     ModelQuotes,
     SpreadParameters,
     Wallet,
-    advance_cycle,
     margin_of_decay,
     needs_recalculation,
     parameters_2021,
@@ -79,7 +78,7 @@ class BotMemory(eqx.Module):
 
     Args:
         parameters: Frozen until the cycle ends; NaN before the first calculation.
-        cycle_left: Fraction of the cycle, in (0, 1].
+        ticks: Since the cycle began; counted, since a fraction counted down would end late in float32.
         orders: Resting.
         cancel_in: Until resting orders are cancelled [s].
         create_in: Until new ones may be sent [s].
@@ -88,7 +87,7 @@ class BotMemory(eqx.Module):
     """
 
     parameters: SpreadParameters
-    cycle_left: Float[Array, ""]
+    ticks: Int[Array, ""]
     orders: Orders
     cancel_in: Float[Array, ""]
     create_in: Float[Array, ""]
@@ -156,7 +155,7 @@ class Bot(Checked):
         none = jnp.zeros((self.n_levels,), self.volatility.dtype)
         parameters = SpreadParameters(unknown, unknown, unknown)
         mids = jnp.full((self.n_buffered,), jnp.nan, self.volatility.dtype)
-        return BotMemory(parameters, zero + 1, Orders(none, none, none, none), zero, zero, mids, zero)
+        return BotMemory(parameters, jnp.zeros((), jnp.int32), Orders(none, none, none, none), zero, zero, mids, zero)
 
     def wallet(self, state: MarketState) -> Wallet:
         """Balances after what was traded."""
@@ -265,16 +264,17 @@ class Bot(Checked):
         """One tick: recalculate if due, cancel, send; the quotes are what rests during the coming step."""
         wallet = self.wallet(state)
         mids = jnp.append(memory.mids[1:], state.mid)
+        cycle_left = 1 - memory.ticks.astype(time_step.dtype) * time_step / self.closing_time
         volatility = self.measured(mids)
         fresh = self.parameters(state.mid, wallet, volatility)
-        due = jnp.isnan(memory.parameters.margin) | (memory.cycle_left == 1.0)
+        due = jnp.isnan(memory.parameters.margin) | (memory.ticks == 0)
         if self.model == "hummingbot-2021":
             due = due | needs_recalculation(volatility, memory.calculated_at, self.volatility_sensibility)
         # At its target the code of 2021 has no parameters and keeps what it had.
         due = due & ~jnp.isnan(fresh.margin)
         parameters = jax.tree.map(lambda new, old: jnp.where(due, new, old), fresh, memory.parameters)
         calculated_at = jnp.where(due, volatility, memory.calculated_at)
-        quotes = self.quotes(state.mid, wallet, memory.cycle_left, parameters, volatility)
+        quotes = self.quotes(state.mid, wallet, cycle_left, parameters, volatility)
         ready = ~jnp.isnan(mids[0])
         fresh_orders = jax.tree.map(
             lambda x: jnp.where(ready, x, 0.0), self.orders(state.mid, wallet, quotes, volatility)
@@ -287,12 +287,14 @@ class Bot(Checked):
         sent = sends & fresh_orders.any
         cancel_in = jnp.where(sent, self.refresh_time, memory.cancel_in) - time_step
         create_in = jnp.where(sent, self.refresh_time, memory.create_in) - time_step
-        left, _ = advance_cycle(memory.cycle_left, time_step, self.closing_time)
+        # TX-8: a new cycle instead of a quote with no time left.
+        over = (memory.ticks + 1).astype(time_step.dtype) * time_step >= self.closing_time - slack
+        ticks = jnp.where(over, 0, memory.ticks + 1)
         depths = (
             jnp.where(orders.bid_size > 0, state.mid - orders.bid, 0.0),
             jnp.where(orders.ask_size > 0, orders.ask - state.mid, 0.0),
         )
-        after = BotMemory(parameters, left, orders, cancel_in, create_in, mids, calculated_at)
+        after = BotMemory(parameters, ticks, orders, cancel_in, create_in, mids, calculated_at)
         return after, Quotes(*depths, orders.bid_size, orders.ask_size)
 
     def filled(self, memory: BotMemory, bid_fill: Float[Array, ""], ask_fill: Float[Array, ""]) -> BotMemory:

@@ -108,6 +108,19 @@ def test_a_cycle_recalculates_and_holds_between():
     assert len(set(seen[6:12])) == 1
 
 
+def test_a_long_cycle_ends_on_time_in_float32():
+    with jax.enable_x64(False):
+        it = bot(model="hummingbot-2022", closing_time=3600.0)
+
+        def tick(memory, _):
+            state = MarketState(100.0, 0.0, 0.0, 100.0, Covariates.neutral(0.1))
+            memory, _ = it.act(memory, state, jnp.asarray(1.0))
+            return memory, memory.ticks
+
+        _, ticks = jax.lax.scan(tick, it.start(), length=7201)
+        np.testing.assert_array_equal(np.flatnonzero(ticks == 0), [3599, 7199])
+
+
 def test_2021_keeps_silent_at_its_target_and_recalculates_with_the_volatility():
     at_target = bot(model="hummingbot-2021", n_buffered=3)
     quotes, _ = play(at_target, [100.0] * 5)
