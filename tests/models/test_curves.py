@@ -30,7 +30,7 @@ def curve(name):
         "exponential": lambda: ExponentialIntensity(2.0, 1.2),
         "logistic": lambda: LogisticIntensity(2.0, -0.5, 1.3),
         "power": lambda: PowerLawIntensity(2.0, 0.5, 3.0),
-        "triangular": lambda: TriangularIntensity(2.0, 2.5),
+        "triangular": lambda: TriangularIntensity(2.0, 2.0),
         # log-rate with a growing slope: far out fills die faster than exponentially
         "smooth": lambda: SmoothIntensity(
             lambda d, p: p[0] - jnp.logaddexp(p[1] * d, 2 * p[1] * d), jnp.array([0.6, 0.7])

@@ -24,7 +24,7 @@ def linear_generator(
     return drift, penalty, to_lower, to_upper
 
 
-def log_coupling_at(problem: HJBProblem, side: str, decay: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+def log_coupling_at(problem: HJBProblem, side: str, decay: Float[Array, "..."]) -> Float[Array, "..."]:
     """Of a side with another decay: what both sides share must not depend on the difference of theirs."""
     intensity = eqx.tree_at(lambda x: x.decay, getattr(problem, side), decay)
     return intensity.log_coupling(problem.fill_risk_aversion)
