@@ -6,6 +6,7 @@ default integers, so they stay in NumPy and the device gets durations and indice
 
 import dataclasses
 from enum import IntEnum
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,8 +23,12 @@ class Kind(IntEnum):
     HIDDEN_TRADE = 4  # execution of a hidden order; the displayed book does not change
     CROSS = 5  # auction
     HALT = 6
-    CLEAR = 7
-    SNAPSHOT = 8
+    CLEAR = 7  # a side's levels from the best one to the row's price (side 0: everything) are gone
+    SNAPSHOT = 8  # as LEVEL, from a snapshot; with `books` given: just a new book row
+    LEVEL = 9  # a price level now shows the row's size; 0 = level gone
+
+
+Feed = Literal["orders", "levels", "trades"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +38,14 @@ class BookUpdates:
     Args:
         t_ns: int64 (N,), exchange clock, nanoseconds since midnight of the session (non-decreasing).
         kind: int8 (N,), `Kind`.
-        side: int8 (N,), side of the RESTING order: +1 bid, -1 ask, 0 none.
+        side: int8 (N,), side of the RESTING order or of the level: +1 bid, -1 ask, 0 none.
         price_ticks: int32 (N,). Hidden prints off the tick grid go to the next tick towards the mid (up for a resting bid,
             down for a resting ask), so that they never count as having passed through a quote they did not reach.
             On HALT rows: -1 trading halted, 0 quoting resumes, 1 trading resumes.
-        size: float32 (N,), shares or contracts.
+        size: float (N,), shares, contracts or multiples of the session's `size_unit`: what was added, taken away or
+            executed; on LEVEL and SNAPSHOT rows what the level shows now.
         order_id: uint64 (N,), 0 when unknown.
+        local_ns: int64 (N,), when each row was received, on the clock of `t_ns`; None = not recorded.
     """
 
     t_ns: np.ndarray
@@ -47,6 +54,7 @@ class BookUpdates:
     price_ticks: np.ndarray
     size: np.ndarray
     order_id: np.ndarray
+    local_ns: np.ndarray | None = None
 
     @property
     def aggressor(self) -> np.ndarray:
@@ -100,6 +108,21 @@ class Trades:
 
 
 @dataclasses.dataclass(frozen=True)
+class BestQuotes:
+    """Best bid and ask from a stream of their own. Q rows.
+
+    Args:
+        t_ns: int64 (Q,), exchange clock of the session.
+        local_ns: int64 (Q,), when received, same clock; None = not recorded.
+        books: One level a side.
+    """
+
+    t_ns: np.ndarray
+    local_ns: np.ndarray | None
+    books: BookSnapshots
+
+
+@dataclasses.dataclass(frozen=True)
 class Session:
     """One instrument's recorded session: what every loader returns.
 
@@ -107,8 +130,15 @@ class Session:
         name: For tables and titles, e.g. "AAPL 2012-06-21".
         tick_size: [price].
         updates: N messages.
-        books: N book rows.
+        books: N book rows; None where the file has no books of its own (`market.ladder` builds them).
         clock: Which clock `t_ns` is, e.g. "exchange event time, ns after midnight New York".
+        feed: What a message acts on. "orders": single orders (ADD, CANCEL, DELETE and TRADE by order id). "levels": whole
+            price levels (LEVEL, SNAPSHOT, CLEAR; a TRADE row leaves the book to the level rows that follow). "trades": no
+            book at all.
+        size_unit: What sizes count, in shares, coins or contracts; the venue's lot.
+        epoch_ns: UTC nanoseconds of the midnight that `t_ns` counts from; 0 = unknown or local time.
+        best_quotes: Stream of best bids and asks recorded beside the messages.
+        counts: What the loader counted: lines by stream, gaps, rows dropped.
         source: Files read, for the manifest (path, sha256).
         notes: What the loader repaired or dropped, one line each.
         n_off_tick: Hidden executions whose price was not on the tick grid.
@@ -117,8 +147,13 @@ class Session:
     name: str
     tick_size: float
     updates: BookUpdates
-    books: BookSnapshots
+    books: BookSnapshots | None
     clock: str
+    feed: Feed = "orders"
+    size_unit: float = 1.0
+    epoch_ns: int = 0
+    best_quotes: BestQuotes | None = None
+    counts: dict[str, Any] = dataclasses.field(default_factory=dict)
     source: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     n_off_tick: int = 0
