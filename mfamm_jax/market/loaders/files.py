@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, cast
 
 import numpy as np
 import polars as pl
@@ -20,12 +20,12 @@ TIME_UNITS = {10: 1_000_000_000, 13: 1_000_000, 16: 1_000, 19: 1}  # digits of a
 GRID = 1_000_000_000  # prices and sizes are multiples of 1e-9
 
 
-def open_binary(path: Path) -> IO[bytes]:
+def open_binary(path: Path) -> BinaryIO:
     """A plain, .gz or .zip file (with one member) as a stream of unpacked bytes."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.suffix == ".gz":
-        return gzip.open(path)
+        return cast(BinaryIO, gzip.open(path))
     if path.suffix == ".zip":
         try:
             archive = zipfile.ZipFile(path)
@@ -34,7 +34,7 @@ def open_binary(path: Path) -> IO[bytes]:
         members = [name for name in archive.namelist() if not name.endswith("/")]
         if len(members) != 1:
             raise DataError(f"{path}: {len(members)} files inside, expected one; unpack it and give one of them")
-        return archive.open(members[0])
+        return cast(BinaryIO, archive.open(members[0]))
     return path.open("rb")
 
 
@@ -90,7 +90,7 @@ def read_csv(path: Path, columns: dict[str, pl.DataType], has_header: bool | Non
 
 
 def _parse(path: Path, block: bytes, names: list[str], columns: dict[str, pl.DataType], row: int) -> pl.DataFrame:
-    text = {name: pl.String for name in names}
+    text = dict.fromkeys(names, pl.String)
     try:
         table = pl.read_csv(io.BytesIO(block), has_header=False, schema=text, columns=list(columns))
     except pl.exceptions.PolarsError as error:
