@@ -11,7 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-QueueModel = Literal["risk_averse", "power", "power2", "power3", "log", "log2"]
+QueueModel = Literal["risk_averse", "power", "power2", "power3", "log", "log2", "fifo"]
 Real = Float[Array, "..."]  # elementwise: arguments broadcast
 
 

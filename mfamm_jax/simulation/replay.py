@@ -1,38 +1,37 @@
 r"""A policy's quotes against recorded events: latency, queue position, partial fills, fees, in one scan.
 
-Our orders never move the recorded book. One order rests per side; the two sides are an axis (bid, ask) with sign +1, -1.
-Prices are ticks relative to the tape's reference, sizes of ours lots, sizes of the market recorded units.
+Our orders never move the recorded book. Each side has `n_levels` orders; the sides are separate objects with sign +1 (bid)
+and -1 (ask). Prices are ticks relative to the tape's reference, sizes of ours lots, sizes of the market recorded units.
 
 Source: docs/equations.md, Q-1 to Q-3 (queue), F-1 to F-3 (fees).
 """
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState
-from mfamm_jax.policies.rules import round_to_ticks
+from mfamm_jax.simulation.account import Account, Contract, FeeModel, Fills, after_fills, marked, new_account, revalued, worth
 from mfamm_jax.simulation.queue import QueueModel, front_after_change, lots_reached
-from mfamm_jax.simulation.tape import Event, Tape
+from mfamm_jax.simulation.tape import Action, Moment, Tape
 
-Sides = Float[Array, "2"]
-Ticks = Int[Array, "2"]
-Flags = Bool[Array, "2"]
-SIGN = np.array([1, -1], np.int32)  # a bid fill raises inventory, an ask fill lowers it
-
-FeeModel = Literal["quantity", "value", "flat"]
+BID, ASK = 1, -1  # a bid fill raises inventory, an ask fill lowers it
+SIDES = (BID, ASK)
+TAKING_TICKS = 256  # how deep a taking order looks into the book
+Sizes = Float[Array, " level"]
+Ticks = Int[Array, " level"]
+Flags = Bool[Array, " level"]
 
 
 class ReplayConfig(Checked):
-    """How orders are filled and charged."""
+    """How orders are placed, filled and charged."""
 
     queue_model: QueueModel = static_field(
-        default="power", source="Q-1", help="who cancelled: in front of us or behind"
+        default="power", source="Q-1", help="who cancelled: in front of us or behind; fifo = by order ids"
     )
     queue_power: Float[Array, ""] = real_field(
         default=2.0, lower=0.0, strict=True, source="Q-1", help="n of the power models"
@@ -44,6 +43,19 @@ class ReplayConfig(Checked):
     post_only: bool = static_field(
         default=True, help="reject orders that would take; false: they take and pay taker_fee"
     )
+    rounding: Literal["away", "nearest"] = static_field(
+        default="away", help="prices to the tick away from the mid, or to the nearest tick"
+    )
+    improves_touch: bool = static_field(
+        default=True, help="false: prices are cut back to the best one seen on their side"
+    )
+    n_levels: int = static_field(default=1, lower=1, upper=50, help="orders a side, each as large as the quote")
+    level_ticks: Float[Array, ""] = real_field(
+        default=1.0, lower=1.0, unit="ticks", help="distance from one order of a side to the next"
+    )
+    contract: Contract = static_field(
+        default="linear", help="inverse: settled in the coin, worth 1/price, as coin-margined futures"
+    )
     fee_model: FeeModel = static_field(
         default="quantity", source="F-1 to F-3", help="fees per lot, per value traded or per fill"
     )
@@ -54,6 +66,9 @@ class ReplayConfig(Checked):
     lot_size: Float[Array, ""] = real_field(
         default=100.0, lower=0.0, strict=True, unit="recorded units", help="size of one lot"
     )
+    size_increment: Float[Array, ""] = real_field(
+        default=1.0, lower=0.0, strict=True, unit="lots", help="orders and partial fills are whole multiples of it"
+    )
     refresh_ticks: Float[Array, ""] = real_field(
         default=1.0, lower=0.0, unit="ticks", help="a resting order is replaced when its price is off by this much"
     )
@@ -63,10 +78,13 @@ class ReplayConfig(Checked):
     max_inventory: Float[Array, ""] = real_field(
         default=jnp.inf, lower=0.0, unit="lots", help="orders are cut at the exchange to stay within it"
     )
+    max_notional: Float[Array, ""] = real_field(
+        default=jnp.inf, lower=0.0, unit="price lot", help="as max_inventory, for inventory times price"
+    )
 
 
 class ReplayPath(eqx.Module):
-    """State after every step of the tape, and fills in it. Sides are (bid, ask).
+    """State after every step of the tape, and fills in it. Sides are (bid, ask); several levels are a last axis.
 
     Args:
         inventory: [lots].
@@ -74,23 +92,27 @@ class ReplayPath(eqx.Module):
         mid: [price], relative.
         order_ticks: Resting prices; meaningless where `order_size` is 0.
         order_size: [lots].
+        order_front: Quantity in front of each order [recorded units]; inf = not visible.
         fill: [lots].
         fill_price: [price], relative.
         fill_mid: Mid just before the step [price].
+        accepted: Orders that the exchange accepted at the step.
     """
 
     inventory: Float[Array, "*step"]
     value: Float[Array, "*step"]
     mid: Float[Array, "*step"]
-    order_ticks: Int[Array, "*step 2"]
-    order_size: Float[Array, "*step 2"]
-    fill: Float[Array, "*step 2"]
-    fill_price: Float[Array, "*step 2"]
+    order_ticks: Int[Array, "..."]
+    order_size: Float[Array, "..."]
+    order_front: Float[Array, "..."]
+    fill: Float[Array, "..."]
+    fill_price: Float[Array, "..."]
     fill_mid: Float[Array, "*step"]
+    accepted: Bool[Array, "..."]
 
 
 class ReplayResult(eqx.Module):
-    """Final numbers of one policy.
+    """Final numbers of one policy. For inverse contracts money is in the coin.
 
     Args:
         pnl: Cash plus inventory at the last mid [price lot]; = capture + revaluation - fees + residual.
@@ -129,8 +151,8 @@ class ReplayResult(eqx.Module):
     path: ReplayPath | None
 
 
-class Orders(eqx.Module):
-    """Resting orders.
+class Orders(NamedTuple):
+    """One side's resting orders.
 
     Args:
         ticks: Price.
@@ -138,53 +160,82 @@ class Orders(eqx.Module):
         front: Quantity before us in the queue [recorded units]; inf = the level was not visible.
         level: Quantity shown at our price; inf = not visible.
         traded: Executed at our price since the level last changed.
+        placed: Event after which we took our place.
     """
 
     ticks: Ticks
-    size: Sides
-    front: Sides
-    level: Sides
-    traded: Sides
+    size: Sizes
+    front: Sizes
+    level: Sizes
+    traded: Sizes
+    placed: Int[Array, " level"]
 
 
-class Messages(eqx.Module):
-    """What we sent last, or what is on its way: prices, sizes, and whether there is a message at all."""
+class Sent(NamedTuple):
+    """What one side sent last: prices, sizes, and the decision that sent it."""
 
-    ticks: Int[Array, "*slot 2"]
-    size: Float[Array, "*slot 2"]
-    replaces: Bool[Array, "*slot 2"]
-
-
-class _Book(eqx.Module):
-    """The account and running statistics."""
-
-    inventory: Float[Array, ""]
-    cash: Float[Array, ""]
-    fees: Float[Array, ""]
-    capture: Float[Array, ""]
-    revaluation: Float[Array, ""]
-    mid: Float[Array, ""]
-    peak: Float[Array, ""]
-    drawdown: Float[Array, ""]
-    most: Float[Array, ""]
-    fills: Sides
-    n_fills: Ticks
-    n_orders: Ticks
-    quoted: Sides
-    rejected: Int[Array, ""]
+    ticks: Ticks
+    size: Sizes
+    at: Int[Array, " level"]
 
 
-class _State(eqx.Module):
-    orders: Orders
-    sent: Messages
-    sent_at: Ticks
-    pending: Messages
-    book: _Book
+class Messages(NamedTuple):
+    """One side's messages on their way, one row for each slot: prices, sizes, and whether there is a message at all."""
+
+    ticks: Int[Array, "slot level"]
+    size: Float[Array, "slot level"]
+    replaces: Bool[Array, "slot level"]
 
 
-class _Fills(eqx.Module):
-    lots: Sides
-    price: Sides
+class Ladder(NamedTuple):
+    """What the book shows at every tick, and which step changed it last.
+
+    Args:
+        size: [recorded units], bids then asks.
+        changed_at: Step number.
+        removed: Quantity that the order changed last lost there; only with `fifo`.
+        placed: Event at which that order took its place.
+    """
+
+    size: Float[Array, " slot"]
+    changed_at: Int[Array, " slot"]
+    removed: Float[Array, " slot"] | None
+    placed: Int[Array, " slot"] | None
+
+
+class View(NamedTuple):
+    """What the ladder says at one side's prices: of its orders, or of the messages that arrive.
+
+    Args:
+        quantity: Shown [recorded units].
+        changed: Whether this step changed it.
+        inside: Whether the ladder reaches there.
+        removed, placed: As in the ladder.
+        offered: Quantities of the other side from its best price on; only where orders may take.
+    """
+
+    quantity: Sizes
+    changed: Flags
+    inside: Flags
+    removed: Sizes | None
+    placed: Int[Array, " level"] | None
+    offered: Float[Array, " tick"] | None
+
+
+class Exchange(NamedTuple):
+    """Our orders (bid, ask), what happened to them, and the account."""
+
+    orders: tuple[Orders, Orders]
+    account: Account
+    fills: tuple[Fills, Fills]
+    accepted: tuple[Flags, Flags]
+
+
+class Desk(NamedTuple):
+    """Our side of the wire: what was sent and what is on its way, for (bid, ask)."""
+
+    sent: tuple[Sent, Sent]
+    pending: tuple[Messages, Messages]
 
 
 def replay(
@@ -207,264 +258,385 @@ def replay(
         config: Fill and fee rules.
         record: "path" also returns every step.
     """
-    branches = (
-        lambda state, index: _market(tape, config, state, index),
-        lambda state, index: _arrive(tape, config, state, index),
-        lambda state, index: _decide(policy, tape, covariates, config, state, index),
-    )
-
-    def advance(state: _State, step: tuple) -> tuple[_State, ReplayPath | None]:
-        kind, index, seconds = step
-        quoted = state.book.quoted + jnp.where(state.orders.size > 0, seconds, 0.0)
-        state = eqx.tree_at(lambda s: s.book.quoted, state, quoted)
-        after, fills = jax.lax.switch(kind, branches, state, index)
-        return after, _record(state, after, fills) if record == "path" else None
-
-    start = _start(tape)
-    end, path = jax.lax.scan(advance, start, (tape.kind.astype(jnp.int32), tape.index, tape.seconds))
-    return _result(end.book, jnp.sum(tape.seconds), path)
+    if config.queue_model == "fifo" and not tape.has_orders:
+        raise ValueError('queue_model = "fifo" needs a feed with order ids; use "power" or another estimate')
+    return _Replay(policy, tape, covariates, config).run(record)
 
 
-def _start(tape: Tape) -> _State:
-    dtype = tape.event.mid.dtype
-    zero, zeros, ticks = jnp.zeros((), dtype), jnp.zeros(2, dtype), jnp.zeros(2, jnp.int32)
-    sent = Messages(ticks, zeros, jnp.zeros(2, bool))
-    pending = jax.tree.map(lambda x: jnp.zeros((tape.n_pending, *x.shape), x.dtype), sent)
-    book = _Book(
-        inventory=zero,
-        cash=zero,
-        fees=zero,
-        capture=zero,
-        revaluation=zero,
-        mid=tape.event.mid[0],
-        peak=zero,
-        drawdown=zero,
-        most=zero,
-        fills=zeros,
-        n_fills=ticks,
-        n_orders=ticks,
-        quoted=zeros,
-        rejected=jnp.zeros((), jnp.int32),
-    )
-    return _State(Orders(ticks, zeros, zeros, zeros, zeros), sent, ticks - 1, pending, book)
+class _Replay(NamedTuple):
+    """The arguments of `replay`, so that its parts can share them."""
+
+    policy: Any
+    tape: Tape
+    covariates: Covariates
+    config: ReplayConfig
+
+    def run(self, record: str) -> ReplayResult:
+        """The scan."""
+        quoted = jnp.zeros(2, self.tape.moment.mid.dtype)
+        start = (self._book(), self._exchange(), self._desk(), quoted)
+        n_steps = self.tape.moment.action.shape[0]
+        steps = (jnp.arange(1, n_steps + 1, dtype=jnp.int32), self.tape.moment)
+
+        def advance(state: tuple, step: tuple) -> tuple[tuple, ReplayPath | None]:
+            book, exchange, desk, quoted = state
+            number, moment = step
+            resting = jnp.stack([jnp.any(orders.size > 0) for orders in exchange.orders])
+            quoted = quoted + jnp.where(resting, moment.seconds, 0.0)
+            book = self._change_book(book, moment, number)
+            idle = self._idle(exchange)
+            messages = self._arriving(desk, moment)
+            # The ladder is read here: an array that enters a branch may be copied at every step.
+            views = self._views(book, exchange, messages, moment, number)
+            branches = (
+                lambda: self._trade(idle, moment),
+                lambda: self._levels(idle, views, moment),
+                lambda: self._arrive(idle, messages, views, moment),
+                lambda: idle,
+            )
+            after = jax.lax.switch(moment.action, branches)
+            decides = moment.action == Action.DECIDE
+            desk = jax.lax.cond(decides, lambda: self._decide(desk, exchange, moment.index), lambda: desk)
+            path = _record(exchange, after) if record == "path" else None
+            return (book, after, desk, quoted), path
+
+        (_, end, _, quoted), path = jax.lax.scan(advance, start, steps)
+        return _result(end.account, quoted, jnp.sum(self.tape.moment.seconds), self.config, path)
+
+    def _book(self) -> Ladder:
+        size = self.tape.ladder
+        whole = jnp.zeros(size.shape, jnp.int32)
+        by_order = self.config.queue_model == "fifo"
+        return Ladder(size, whole, jnp.zeros_like(size) if by_order else None, whole if by_order else None)
+
+    def _exchange(self) -> Exchange:
+        dtype, n = self.tape.moment.mid.dtype, self.config.n_levels
+        zeros, ticks = jnp.zeros(n, dtype), jnp.zeros(n, jnp.int32)
+        orders, fills = Orders(ticks, zeros, zeros, zeros, zeros, ticks), Fills(zeros, zeros)
+        none = jnp.zeros(n, bool)
+        return Exchange((orders, orders), new_account(self.tape.moment.mid[0]), (fills, fills), (none, none))
+
+    def _desk(self) -> Desk:
+        dtype, n, slots = self.tape.moment.mid.dtype, self.config.n_levels, self.tape.n_pending
+        ticks = jnp.zeros(n, jnp.int32)
+        sent = Sent(ticks, jnp.zeros(n, dtype), ticks - 1)
+        messages = Messages(
+            jnp.zeros((slots, n), jnp.int32), jnp.zeros((slots, n), dtype), jnp.zeros((slots, n), bool)
+        )
+        return Desk((sent, sent), (messages, messages))
+
+    @staticmethod
+    def _idle(exchange: Exchange) -> Exchange:
+        """Nothing happened at this step yet."""
+        fills = tuple(jax.tree.map(jnp.zeros_like, f) for f in exchange.fills)
+        accepted = tuple(jnp.zeros_like(a) for a in exchange.accepted)
+        return exchange._replace(fills=fills, accepted=accepted)
+
+    def _change_book(self, book: Ladder, moment: Moment, number: Int[Array, ""]) -> Ladder:
+        """Applies the step's level changes; other steps have none."""
+        tape = self.tape
+
+        def window(array: Array) -> Array:
+            return jax.lax.dynamic_slice(array, (moment.first_change,), (tape.width,))
+
+        counts = jnp.arange(tape.width) < moment.n_changes
+        slot = jnp.where(counts, window(tape.change_slot), book.size.shape[0])
+
+        def put(array: Array, values: Array) -> Array:
+            return array.at[slot].set(values, mode="drop", unique_indices=True)
+
+        return Ladder(
+            size=put(book.size, window(tape.change_size)),
+            changed_at=book.changed_at.at[slot].set(number, mode="drop", unique_indices=True),
+            removed=None if book.removed is None else put(book.removed, window(tape.change_removed)),
+            placed=None if book.placed is None else put(book.placed, window(tape.change_placed)),
+        )
+
+    def _arriving(self, desk: Desk, moment: Moment) -> list[Messages]:
+        """The messages in the decision's slot."""
+        row = moment.index % self.tape.n_pending
+        return [Messages(*(x[row] for x in pending)) for pending in desk.pending]
+
+    def _views(
+        self, book: Ladder, exchange: Exchange, messages: list[Messages], moment: Moment, number: Int[Array, ""]
+    ) -> list[View]:
+        arrives = moment.action == Action.ARRIVE
+        views = []
+        for sign, orders, message in zip(SIDES, exchange.orders, messages):
+            slot, inside = self._place(sign, jnp.where(arrives, message.ticks, orders.ticks))
+            offered = None
+            if not self.config.post_only and self.config.partial_fills:
+                touch = moment.best_ask if sign > 0 else moment.best_bid
+                other, there = self._place(-sign, touch + sign * jnp.arange(TAKING_TICKS))
+                offered = jnp.where(there, book.size[other], 0.0)
+            views.append(
+                View(
+                    quantity=book.size[slot],
+                    changed=inside & (book.changed_at[slot] == number),
+                    inside=inside,
+                    removed=None if book.removed is None else book.removed[slot],
+                    placed=None if book.placed is None else book.placed[slot],
+                    offered=offered,
+                )
+            )
+        return views
+
+    def _place(self, sign: int, ticks: Int[Array, "..."]) -> tuple[Int[Array, "..."], Bool[Array, "..."]]:
+        """Slot of the ladder, and whether the ladder has it."""
+        width = self.tape.ladder.shape[0] // 2
+        offset = ticks - self.tape.base
+        inside = (offset >= 0) & (offset < width)
+        return jnp.clip(offset, 0, width - 1) + (0 if sign > 0 else width), inside
+
+    def _shown(self, sign: int, ticks: Ticks, moment: Moment) -> Flags:
+        """Whether the book is shown as far as these prices."""
+        return ticks >= moment.lowest_bid if sign > 0 else ticks <= moment.highest_ask
+
+    def _trade(self, exchange: Exchange, moment: Moment) -> Exchange:
+        """An execution: it fills orders of ours that it passed or whose queue it emptied (Q-2)."""
+        outcome = [self._match(s, o, moment) for s, o in zip(SIDES, exchange.orders)]
+        return self._settle(exchange, [o for o, _ in outcome], [lots for _, lots in outcome], moment)
+
+    def _match(self, sign: int, orders: Orders, moment: Moment) -> tuple[Orders, Sizes]:
+        config = self.config
+        counts = moment.is_trading & (moment.aggressor == -sign) & (config.hidden_fills | ~moment.is_hidden)
+        live = (orders.size > 0) & counts
+        at = live & (moment.trade_ticks == orders.ticks)
+        if config.queue_model == "fifo":
+            # Executions of orders before us move us up when their level changes; one behind us says that our turn had come.
+            behind = at & (moment.trade_placed > orders.placed)
+            front = jnp.where(behind, -moment.trade_size, orders.front)
+        else:
+            front = orders.front - jnp.where(at, moment.trade_size, 0.0)
+        step = config.size_increment
+        reached = jnp.where(at, step * lots_reached(front, config.lot_size * step), 0.0)
+        if not config.partial_fills:
+            reached = jnp.where(reached > 0, orders.size, 0.0)
+        passed = live & ((moment.trade_ticks < orders.ticks) if sign > 0 else (moment.trade_ticks > orders.ticks))
+        lots = jnp.where(passed, orders.size, jnp.minimum(reached, orders.size))
+        traded = orders.traded + jnp.where(at & ~moment.is_hidden, moment.trade_size, 0.0)
+        front = jnp.where(reached > 0, 0.0, front)
+        return orders._replace(size=orders.size - lots, front=front, traded=traded), lots
+
+    def _levels(self, exchange: Exchange, views: list[View], moment: Moment) -> Exchange:
+        """The book changes: queue positions (Q-3), and orders that the other side's best price has reached are filled."""
+        orders, lots = [], []
+        for sign, ours, view in zip(SIDES, exchange.orders, views):
+            ours = self._moved_up(sign, ours, view, moment)
+            touch = moment.best_ask if sign > 0 else moment.best_bid
+            crossed = moment.is_trading & (sign * (ours.ticks - touch) >= 0)
+            filled = jnp.where(crossed, ours.size, 0.0)
+            orders.append(ours._replace(size=ours.size - filled))
+            lots.append(filled)
+        after = self._settle(exchange, orders, lots, moment)
+        # Fills happen at the mid before the event, so that its move against us is inventory loss, not spread.
+        account = marked(revalued(after.account, worth(self.config.contract, moment.mid, self.tape.reference_price)))
+        return after._replace(account=account)
+
+    def _moved_up(self, sign: int, orders: Orders, view: View, moment: Moment) -> Orders:
+        """Queue positions after the level changed; unchanged while it is out of sight."""
+        config = self.config
+        quantity, changed = view.quantity, view.changed
+        shown = self._shown(sign, orders.ticks, moment)
+        if view.removed is not None and view.placed is not None:
+            ahead = view.placed <= orders.placed
+            moved = jnp.clip(orders.front - jnp.where(ahead, jnp.maximum(view.removed, 0.0), 0.0), 0.0, quantity)
+        else:
+            usable = jnp.isfinite(orders.level) & jnp.isfinite(orders.front)
+            front, before = jnp.where(usable, orders.front, 0.0), jnp.where(usable, orders.level, 0.0)
+            moved = front_after_change(config.queue_model, front, orders.traded, before, quantity, config.queue_power)
+            moved = jnp.where(usable, moved, jnp.minimum(orders.front, quantity))
+        changed_in_sight = changed & shown
+        return orders._replace(
+            front=jnp.where(changed_in_sight, moved, orders.front),
+            level=jnp.where(shown & view.inside, jnp.where(changed, quantity, orders.level), jnp.inf),
+            traded=jnp.where(changed | ~shown, 0.0, orders.traded),
+        )
+
+    def _arrive(self, exchange: Exchange, messages: list[Messages], views: list[View], moment: Moment) -> Exchange:
+        """A decision's messages reach the exchange: old orders are cancelled, new ones queue up, take or are refused."""
+        config, tape, index = self.config, self.tape, moment.index
+        has_book = (moment.best_bid > -(2**29)) | (moment.best_ask < 2**29)
+        orders, all_fills, accepted, rejected = [], [], [], jnp.zeros((), jnp.int32)
+        for sign, old, message, view in zip(SIDES, exchange.orders, messages, views):
+            replaces = message.replaces & ~tape.refused[index]
+            size = jnp.where(replaces & has_book, message.size, 0.0)
+            size = self._cut(sign, size, jnp.where(replaces, 0.0, old.size), exchange.account, moment)
+            touch = moment.best_ask if sign > 0 else moment.best_bid
+            crosses = (size > 0) & (sign * (message.ticks - touch) >= 0)
+            refused = crosses & (jnp.asarray(config.post_only) | ~moment.is_trading)
+            fills = Fills(jnp.zeros_like(size), jnp.zeros_like(size))
+            if not config.post_only:
+                taken, paid = self._take(sign, message.ticks, size, view, touch)
+                takes = crosses & ~refused
+                fills = Fills(jnp.where(takes, taken, 0.0), jnp.where(takes, paid, 0.0) * tape.tick_size)
+            queue = jnp.where(view.inside & self._shown(sign, message.ticks, moment), view.quantity, jnp.inf)
+            # What an order cannot take at once is cancelled: the recorded book would offer the same volume again.
+            rests = jnp.where(crosses, 0.0, size)
+            placed = jnp.broadcast_to(tape.arrival_event[index], message.ticks.shape)
+            new = Orders(message.ticks, rests, queue, queue, jnp.zeros_like(queue), placed)
+            orders.append(Orders(*(jnp.where(replaces, n, o) for n, o in zip(new, old))))
+            all_fills.append(fills)
+            accepted.append(replaces & (size > 0) & ~refused)
+            rejected += jnp.sum(replaces & (message.size > 0) & (refused | (size == 0)), dtype=jnp.int32)
+        account = exchange.account
+        counts = [jnp.sum(a, dtype=jnp.int32) for a in accepted]
+        account = account._replace(
+            rejected=account.rejected + rejected,
+            n_orders=tuple(n + more for n, more in zip(account.n_orders, counts)),
+        )
+        if not config.post_only:
+            account = marked(self._charged(account, all_fills, config.taker_fee))
+        return Exchange(tuple(orders), account, tuple(all_fills), tuple(accepted))
+
+    def _cut(self, sign: int, size: Sizes, kept: Sizes, account: Account, moment: Moment) -> Sizes:
+        """New orders cut so that all of a side's orders together keep the inventory within its limits."""
+        config = self.config
+        price = self.tape.reference_price + moment.mid
+        notional = config.max_notional / price if config.contract == "linear" else config.max_notional * price
+        room = self._whole(jnp.minimum(config.max_inventory, notional) - sign * account.inventory)
+        earlier = jnp.sum(kept) + jnp.cumsum(size) - size
+        return jnp.clip(size, 0.0, jnp.maximum(room - earlier, 0.0))
+
+    def _take(self, sign: int, ticks: Ticks, size: Sizes, view: View, touch: Int[Array, ""]) -> tuple[Sizes, Sizes]:
+        """Lots taken and their mean price [ticks]: all at the touch, or level by level with partial fills."""
+        if view.offered is None:
+            return size, jnp.broadcast_to(touch, size.shape).astype(size.dtype)
+        price = touch + sign * jnp.arange(TAKING_TICKS)
+        reach = sign * (ticks[:, None] - price) >= 0
+        offered = jnp.where(reach, self._whole(view.offered / self.config.lot_size), 0.0)
+        before = jnp.cumsum(offered, axis=1) - offered
+        taken = jnp.clip(size[:, None] - before, 0.0, offered)
+        total = jnp.sum(taken, axis=1)
+        return total, jnp.sum(taken * price, axis=1) / jnp.where(total > 0, total, 1.0)
+
+    def _whole(self, lots: Sizes) -> Sizes:
+        """Rounded down to what can be ordered; two thirds of three lots are two lots."""
+        step = self.config.size_increment
+        return jnp.floor(lots / step + 1e-6) * step
+
+    def _settle(self, exchange: Exchange, orders: list[Orders], lots: list[Sizes], moment: Moment) -> Exchange:
+        """Resting fills are paid at their own price."""
+        fills = [Fills(n, o.ticks * self.tape.tick_size) for n, o in zip(lots, orders)]
+        account = self._charged(exchange.account, fills, self.config.maker_fee)
+        return exchange._replace(orders=tuple(orders), account=account, fills=tuple(fills))
+
+    def _charged(self, account: Account, fills: list[Fills], rate: Float[Array, ""]) -> Account:
+        config = self.config
+        return after_fills(account, tuple(fills), rate, config.fee_model, config.contract, self.tape.reference_price)
+
+    def _decide(self, desk: Desk, exchange: Exchange, index: Int[Array, ""]) -> Desk:
+        """A decision: what to send, given what is known of our own orders at this moment."""
+        tape, config = self.tape, self.config
+        wanted = self._wanted(exchange.account, index)
+        slot = index % tape.n_pending
+        all_sent, all_pending = [], []
+        for (ticks, size), orders, sent, pending in zip(wanted, exchange.orders, desk.sent, desk.pending):
+            in_flight = sent.at >= tape.arrived[index]
+            remaining = jnp.where(in_flight, sent.size, orders.size)
+            resting = jnp.where(in_flight, sent.ticks, orders.ticks)
+            if config.n_levels > 1:
+                match = _matched(ticks, size, resting, remaining, config.refresh_ticks)
+                ticks, size = ticks[match], size[match]
+            age = tape.time_left[jnp.maximum(sent.at, 0)] - tape.time_left[index]
+            near = jnp.abs(ticks - resting) < config.refresh_ticks
+            keeps = (remaining > 0) & (remaining <= size) & near & (age < config.max_age)
+            replaces = ~(keeps | ((remaining == 0) & (size == 0)))
+            message = Messages(ticks, size, replaces)
+            all_pending.append(Messages(*(old.at[slot].set(new) for old, new in zip(pending, message))))
+            new = Sent(ticks, size, jnp.broadcast_to(index, ticks.shape))
+            # Messages that the venue refuses change nothing: the old order stays.
+            sends = replaces & ~tape.refused[index]
+            all_sent.append(Sent(*(jnp.where(sends, n, o) for n, o in zip(new, sent))))
+        return Desk(tuple(all_sent), tuple(all_pending))
+
+    def _wanted(self, account: Account, index: Int[Array, ""]) -> list[tuple[Ticks, Sizes]]:
+        """Prices and whole lots the policy wants, best level first, for (bid, ask)."""
+        tape, config = self.tape, self.config
+        mid = tape.decision_mid[index]
+        now = jax.tree.map(lambda x: x[index], self.covariates)
+        cash = account.cash
+        quotes = self.policy(MarketState(mid, account.inventory, cash, tape.time_left[index], now))
+        # A price within a millionth of a tick of the grid is on it: rounding error must not cost a whole tick.
+        slack = 1e-6 if mid.dtype == jnp.float64 else 1e-3
+        wanted = []
+        for sign, depth, size in ((BID, quotes.bid_depth, quotes.bid_size), (ASK, quotes.ask_depth, quotes.ask_size)):
+            best = (mid - sign * depth) / tape.tick_size
+            price = best - sign * config.level_ticks * jnp.arange(config.n_levels)
+            quotable = jnp.isfinite(price) & (jnp.abs(price) < 1e9) & tape.sees_market[index] & (size > 0)
+            if config.rounding == "nearest":
+                whole = jnp.round(price)
+            else:
+                whole = jnp.floor(price + slack) if sign > 0 else jnp.ceil(price - slack)
+            ticks = jnp.where(quotable, whole, 0.0).astype(jnp.int32)
+            if not config.improves_touch:
+                ticks = jnp.minimum(ticks, tape.decision_bid[index]) if sign > 0 else jnp.maximum(ticks, tape.decision_ask[index])
+            wanted.append((ticks, jnp.where(quotable, self._whole(size), 0.0)))
+        return wanted
 
 
-def _visible(event: Event, ticks: Ticks) -> tuple[Flags, Sides]:
-    """Whether the book shows what rests at our prices, and how much (0 between levels)."""
-    shown = event.size > 0
-    quantity = jnp.sum(jnp.where(shown & (event.ticks == ticks[:, None]), event.size, 0.0), axis=1)
-    # A book with an empty last level is shown to its end; otherwise nothing is known below the last level.
-    beyond = shown[:, -1] & (SIGN * (ticks - event.ticks[:, -1]) < 0)
-    return ~beyond, quantity
+def _matched(ticks: Ticks, size: Sizes, resting: Ticks, remaining: Sizes, refresh: Float[Array, ""]) -> Int[Array, " level"]:
+    """Which wanted level each order slot takes: the one it already rests at, so that a moving grid keeps its places."""
+    n = ticks.shape[0]
+    near = (jnp.abs(ticks[:, None] - resting) < refresh) & (remaining > 0) & (size[:, None] > 0)
+    slot_of, free = [], jnp.ones(n, bool)
+    for level in range(n):
+        candidates = near[level] & free
+        slot = jnp.where(jnp.any(candidates), jnp.argmax(candidates), n)
+        free = free & (jnp.arange(n) != slot)
+        slot_of.append(slot)
+    slots = jnp.stack(slot_of)
+    # Levels without an order take the free slots in turn.
+    free_slots = jnp.argsort(~free, stable=True)
+    rank = jnp.cumsum(slots == n) - 1
+    slots = jnp.where(slots == n, free_slots[jnp.maximum(rank, 0)], slots)
+    return jnp.zeros(n, jnp.int32).at[slots].set(jnp.arange(n, dtype=jnp.int32))
 
 
-def _opposite_touch(event: Event, ticks: Ticks) -> Flags:
-    """Whether our price reaches the best price of the other side."""
-    touch, size = event.ticks[::-1, 0], event.size[::-1, 0]
-    return (size > 0) & (SIGN * (ticks - touch) >= 0)
+def _both(pair: tuple[Array, Array]) -> Array:
+    """(bid, ask) as an axis; without the axis of levels when there is one."""
+    stacked = jnp.stack(pair)
+    return stacked[:, 0] if stacked.shape[1] == 1 else stacked
 
 
-def _market(tape: Tape, config: ReplayConfig, state: _State, index: Int[Array, ""]) -> tuple[_State, _Fills]:
-    """An event: trades fill our orders, then the book changes."""
-    event = jax.tree.map(lambda x: x[index], tape.event)
-    orders, lots = _match(event, config, state.orders)
-    orders = _new_level(event, config, orders)
-    fills = _Fills(lots, orders.ticks * tape.tick_size)
-    book = _account(tape, config, state.book, fills, config.maker_fee)
-    # Fills happen at the mid before the event, so that its move against us is inventory loss, not spread.
-    revaluation = book.revaluation + book.inventory * (event.mid - book.mid)
-    book = eqx.tree_at(lambda b: (b.revaluation, b.mid), book, (revaluation, event.mid))
-    return eqx.tree_at(lambda s: (s.orders, s.book), state, (orders, _marked(book))), fills
-
-
-def _match(event: Event, config: ReplayConfig, orders: Orders) -> tuple[Orders, Sides]:
-    """Orders after the event's execution, and lots filled (Q-2)."""
-    live = (orders.size > 0) & event.is_trading
-    counts = jnp.logical_or(config.hidden_fills, ~event.is_hidden)
-    against = live & counts & (event.aggressor == -SIGN)
-    distance = SIGN * (event.trade_ticks - orders.ticks)
-    at = against & (distance == 0)
-    front = orders.front - jnp.where(at, event.trade_size, 0.0)
-    reached = jnp.where(at, lots_reached(front, config.lot_size), 0.0)
-    if not config.partial_fills:
-        reached = jnp.where(reached > 0, orders.size, 0.0)
-    complete = (against & (distance < 0)) | (live & _opposite_touch(event, orders.ticks))
-    lots = jnp.where(complete, orders.size, jnp.minimum(reached, orders.size))
-    traded = orders.traded + jnp.where(at & ~event.is_hidden, event.trade_size, 0.0)
-    front = jnp.where(reached > 0, 0.0, front)
-    return Orders(orders.ticks, orders.size - lots, front, orders.level, traded), lots
-
-
-def _new_level(event: Event, config: ReplayConfig, orders: Orders) -> Orders:
-    """Queue positions after the level changed (Q-3); unchanged while it is out of sight."""
-    is_known, quantity = _visible(event, orders.ticks)
-    usable = jnp.isfinite(orders.level) & jnp.isfinite(orders.front)
-    front, before = jnp.where(usable, orders.front, 0.0), jnp.where(usable, orders.level, 0.0)
-    moved = front_after_change(config.queue_model, front, orders.traded, before, quantity, config.queue_power)
-    moved = jnp.where(usable, moved, jnp.minimum(orders.front, quantity))
-    changed = is_known & (quantity != orders.level)
-    return Orders(
-        ticks=orders.ticks,
-        size=orders.size,
-        front=jnp.where(changed, moved, orders.front),
-        level=jnp.where(is_known, quantity, jnp.inf),
-        traded=jnp.where(changed | ~is_known, 0.0, orders.traded),
-    )
-
-
-def _decide(
-    policy: AbstractPolicy,
-    tape: Tape,
-    covariates: Covariates,
-    config: ReplayConfig,
-    state: _State,
-    index: Int[Array, ""],
-) -> tuple[_State, _Fills]:
-    """A decision: what to send, given what is known of our own orders at this moment."""
-    ticks, size = _targets(policy, tape, covariates, state.book, index)
-    orders, sent = state.orders, state.sent
-    in_flight = state.sent_at >= tape.arrived[index]
-    remaining = jnp.where(in_flight, sent.size, orders.size)
-    age = (index - state.sent_at) * tape.decision_interval
-    near = jnp.abs(ticks - sent.ticks) < config.refresh_ticks
-    keeps = (remaining > 0) & (remaining <= size) & near & (age < config.max_age)
-    replaces = ~(keeps | ((remaining == 0) & (size == 0)))
-    message = Messages(ticks, size, replaces)
-    slot = index % tape.n_pending
-    pending = jax.tree.map(lambda all_slots, new: all_slots.at[slot].set(new), state.pending, message)
-    sent = jax.tree.map(lambda old, new: jnp.where(replaces, new, old), sent, message)
-    sent_at = jnp.where(replaces, index, state.sent_at)
-    none = _Fills(jnp.zeros_like(size), jnp.zeros_like(size))
-    return eqx.tree_at(lambda s: (s.sent, s.sent_at, s.pending), state, (sent, sent_at, pending)), none
-
-
-def _targets(
-    policy: AbstractPolicy, tape: Tape, covariates: Covariates, book: _Book, index: Int[Array, ""]
-) -> tuple[Ticks, Sides]:
-    """Prices and whole lots the policy wants, rounded away from the mid."""
-    mid = tape.decision_mid[index]
-    now = jax.tree.map(lambda x: x[index], covariates)
-    state = MarketState(mid, book.inventory, book.cash, tape.time_left[index], now)
-    quotes = round_to_ticks(policy(state), mid, tape.tick_size)
-    price = jnp.stack([mid - quotes.bid_depth, mid + quotes.ask_depth]) / tape.tick_size
-    size = jnp.stack([quotes.bid_size, quotes.ask_size])
-    quotable = jnp.isfinite(price) & (jnp.abs(price) < 1e9) & tape.sees_market[index] & (size > 0)
-    slack = 1e-6  # two thirds of three lots are two lots
-    lots = jnp.where(quotable, jnp.floor(size + slack), 0.0)
-    return jnp.where(quotable, jnp.round(price), 0.0).astype(jnp.int32), lots
-
-
-def _arrive(tape: Tape, config: ReplayConfig, state: _State, index: Int[Array, ""]) -> tuple[_State, _Fills]:
-    """The decision's messages reach the exchange: old orders are cancelled, new ones queue up, take or are refused."""
-    row = tape.arrival_event[index]
-    event = jax.tree.map(lambda x: x[jnp.maximum(row, 0)], tape.event)
-    message = jax.tree.map(lambda x: x[index % tape.n_pending], state.pending)
-    room = jnp.floor(config.max_inventory - SIGN * state.book.inventory)
-    size = jnp.where(row >= 0, jnp.clip(message.size, 0.0, jnp.maximum(room, 0.0)), 0.0)
-    crosses = (size > 0) & _opposite_touch(event, message.ticks)
-    refused = crosses & (jnp.asarray(config.post_only) | ~event.is_trading)
-    taken, paid = _take(event, config, message.ticks, size)
-    takes = message.replaces & crosses & ~refused
-    lots = jnp.where(takes, taken, 0.0)
-    # What an order cannot take at once is cancelled: the recorded book would offer the same volume again.
-    rests = jnp.where(crosses, 0.0, size)
-    is_known, quantity = _visible(event, message.ticks)
-    queue = jnp.where(is_known, quantity, jnp.inf)
-    new = Orders(message.ticks, rests, queue, queue, jnp.zeros_like(queue))
-    orders = jax.tree.map(lambda old, n: jnp.where(message.replaces, n, old), state.orders, new)
-    rejected = jnp.sum(message.replaces & (message.size > 0) & (refused | (size == 0)), dtype=jnp.int32)
-    fills = _Fills(lots, jnp.where(takes, paid, 0.0) * tape.tick_size)
-    book = _account(tape, config, state.book, fills, config.taker_fee)
-    accepted = (message.replaces & (size > 0) & ~refused).astype(jnp.int32)
-    counts = (book.rejected + rejected, book.n_orders + accepted)
-    book = eqx.tree_at(lambda b: (b.rejected, b.n_orders), book, counts)
-    return eqx.tree_at(lambda s: (s.orders, s.book), state, (orders, _marked(book))), fills
-
-
-def _take(event: Event, config: ReplayConfig, ticks: Ticks, size: Sides) -> tuple[Sides, Sides]:
-    """Lots taken and their mean price [ticks]: all at the touch, or level by level with partial fills."""
-    price, shown = event.ticks[::-1], event.size[::-1]
-    if not config.partial_fills:
-        return size, price[:, 0].astype(size.dtype)
-    reach = (shown > 0) & (SIGN[:, None] * (ticks[:, None] - price) >= 0)
-    offered = jnp.where(reach, jnp.floor(shown / config.lot_size), 0.0)
-    before = jnp.cumsum(offered, axis=1) - offered
-    taken = jnp.clip(size[:, None] - before, 0.0, offered)
-    total = jnp.sum(taken, axis=1)
-    return total, jnp.sum(taken * price, axis=1) / jnp.where(total > 0, total, 1.0)
-
-
-def fee_of_fills(
-    model: FeeModel, rate: Float[Array, ""], price: Float[Array, "*b"], lots: Float[Array, "*b"]
-) -> Float[Array, "*b"]:
-    """Paid for fills [price lot], negative = rebate: per value traded (F-1), per lot (F-2) or per fill (F-3)."""
-    if model == "value":
-        return rate * price * lots
-    if model == "quantity":
-        return rate * lots
-    return jnp.where(lots > 0, rate, 0.0)
-
-
-def _account(tape: Tape, config: ReplayConfig, book: _Book, fills: _Fills, rate: Float[Array, ""]) -> _Book:
-    """Cash, inventory (2) and fees after fills at the mid before the step; a bid fill raises inventory."""
-    signed = SIGN * fills.lots
-    happened = fills.lots > 0
-    fees = jnp.sum(fee_of_fills(config.fee_model, rate, tape.reference_price + fills.price, fills.lots))
-    inventory = book.inventory + jnp.sum(signed)
-    changed = {
-        "inventory": inventory,
-        "cash": book.cash - jnp.sum(signed * fills.price) - fees,
-        "fees": book.fees + fees,
-        "capture": book.capture + jnp.sum(signed * (book.mid - fills.price)),
-        "most": jnp.maximum(book.most, jnp.abs(inventory)),
-        "fills": book.fills + fills.lots,
-        "n_fills": book.n_fills + happened.astype(jnp.int32),
-    }
-    return eqx.tree_at(lambda b: [getattr(b, name) for name in changed], book, list(changed.values()))
-
-
-def _marked(book: _Book) -> _Book:
-    """Peak and drawdown of the value at the mid."""
-    value = book.cash + book.inventory * book.mid
-    peak = jnp.maximum(book.peak, value)
-    drawdown = jnp.maximum(book.drawdown, peak - value)
-    return eqx.tree_at(lambda b: (b.peak, b.drawdown), book, (peak, drawdown))
-
-
-def _record(before: _State, after: _State, fills: _Fills) -> ReplayPath:
-    book = after.book
+def _record(before: Exchange, after: Exchange) -> ReplayPath:
+    account, orders = after.account, after.orders
     return ReplayPath(
-        inventory=book.inventory,
-        value=book.cash + book.inventory * book.mid,
-        mid=book.mid,
-        order_ticks=after.orders.ticks,
-        order_size=after.orders.size,
-        fill=fills.lots,
-        fill_price=fills.price,
-        fill_mid=before.book.mid,
+        inventory=account.inventory,
+        value=account.cash + account.inventory * account.worth,
+        mid=account.worth,
+        order_ticks=_both((orders[0].ticks, orders[1].ticks)),
+        order_size=_both((orders[0].size, orders[1].size)),
+        order_front=_both((orders[0].front, orders[1].front)),
+        fill=_both((after.fills[0].lots, after.fills[1].lots)),
+        fill_price=_both((after.fills[0].price, after.fills[1].price)),
+        fill_mid=before.account.worth,
+        accepted=_both(after.accepted),
     )
 
 
-def _result(book: _Book, seconds: Float[Array, ""], path: ReplayPath | None) -> ReplayResult:
-    pnl = book.cash + book.inventory * book.mid
-    quoted = book.quoted / jnp.maximum(seconds, jnp.finfo(seconds.dtype).tiny)
+def _result(
+    account: Account, quoted: Float[Array, "2"], seconds: Float[Array, ""], config: ReplayConfig, path: ReplayPath | None
+) -> ReplayResult:
+    pnl = account.cash + account.inventory * account.worth
+    share = quoted / jnp.maximum(seconds, jnp.finfo(seconds.dtype).tiny)
     return ReplayResult(
         pnl=pnl,
-        capture=book.capture,
-        revaluation=book.revaluation,
-        fees=book.fees,
-        residual=pnl - (book.capture + book.revaluation - book.fees),
-        inventory=book.inventory,
-        max_inventory=book.most,
-        max_drawdown=book.drawdown,
-        bid_fills=book.fills[0],
-        ask_fills=book.fills[1],
-        n_bid_fills=book.n_fills[0],
-        n_ask_fills=book.n_fills[1],
-        n_bid_orders=book.n_orders[0],
-        n_ask_orders=book.n_orders[1],
-        bid_quoted=quoted[0],
-        ask_quoted=quoted[1],
-        rejected=book.rejected,
+        capture=account.capture,
+        revaluation=account.revaluation,
+        fees=account.fees,
+        residual=pnl - (account.capture + account.revaluation - account.fees),
+        inventory=account.inventory,
+        max_inventory=account.most,
+        max_drawdown=account.drawdown,
+        bid_fills=account.lots[0],
+        ask_fills=account.lots[1],
+        n_bid_fills=account.n_fills[0],
+        n_ask_fills=account.n_fills[1],
+        n_bid_orders=account.n_orders[0],
+        n_ask_orders=account.n_orders[1],
+        bid_quoted=share[0],
+        ask_quoted=share[1],
+        rejected=account.rejected,
         path=path,
     )

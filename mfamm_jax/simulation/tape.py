@@ -1,182 +1,214 @@
-"""A recorded session laid out for replay: one merged sequence of events, decisions and order arrivals."""
+"""A recorded session laid out for replay: one sequence of trades, book changes, decisions and order arrivals.
+
+The order book is a dense ladder of ticks, so that an order finds its level by its price. Level changes that nothing of ours
+can tell apart from simultaneous ones are applied in one step: between two trades, arrivals or decisions, changes of
+different levels commute as long as the best prices stay, because a queue position depends on its own level alone. That,
+and leaving out levels far from the market, is the event reducer: it shortens the sequence and changes no fill.
+"""
+
+import dataclasses
+from enum import IntEnum
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mfamm_jax.market.events import NS, BookSnapshots, BookUpdates, DataError, Kind, Session
-from mfamm_jax.simulation.timeline import Timeline, make_timeline
+from mfamm_jax.market.events import NS, BookUpdates, DataError, Kind, Session
+from mfamm_jax.market.ladder import NO_ASK, NO_BID, Ladder, build_ladder, placed_rows
+from mfamm_jax.simulation.latency import AbstractLatency
+from mfamm_jax.simulation.timeline import Step, Timeline, make_timeline
+
+WIDTH = 32  # most level changes in one step
 
 
-class Event(eqx.Module):
-    """One event, or N of them: the book after it and what it executed. Sides are (bid, ask).
+class Action(IntEnum):
+    """What a step of the tape is."""
+
+    TRADE = 0
+    LEVELS = 1
+    ARRIVE = 2
+    DECIDE = 3
+
+
+class Moment(eqx.Module):
+    """One step, or S of them.
 
     Args:
-        ticks: Occupied levels, best first, relative to the tape's reference.
-        size: Volume there [recorded units]; 0 = no level.
-        mid: Mid after the event; the last one while a side is empty [price].
+        action: `Action`.
+        index: Decision number of ARRIVE and DECIDE steps.
+        seconds: Since the step before [s].
+        best_bid, best_ask: After the step [ticks from the tape's reference]; NO_BID, NO_ASK where a side is empty.
+        lowest_bid, highest_ask: How far down the book is shown [ticks].
+        mid: After the step; the last one while a side is empty [price].
+        is_trading: False while trading is halted.
+        first_change, n_changes: Which level changes the step makes.
         aggressor: +1 buyer, -1 seller, 0 no trade.
         trade_ticks: Price executed.
         trade_size: [recorded units].
         is_hidden: Whether a hidden order was executed.
-        is_trading: False while trading is halted.
+        trade_placed: Event at which the executed order took its place in the queue; -1 = unknown.
     """
 
-    ticks: Int[Array, "*event 2 level"]
-    size: Float[Array, "*event 2 level"]
-    mid: Float[Array, "*event"]
-    aggressor: Int[Array, "*event"]
-    trade_ticks: Int[Array, "*event"]
-    trade_size: Float[Array, "*event"]
-    is_hidden: Bool[Array, "*event"]
-    is_trading: Bool[Array, "*event"]
+    action: Int[Array, "*step"]
+    index: Int[Array, "*step"]
+    seconds: Float[Array, "*step"]
+    best_bid: Int[Array, "*step"]
+    best_ask: Int[Array, "*step"]
+    lowest_bid: Int[Array, "*step"]
+    highest_ask: Int[Array, "*step"]
+    mid: Float[Array, "*step"]
+    is_trading: Bool[Array, "*step"]
+    first_change: Int[Array, "*step"]
+    n_changes: Int[Array, "*step"]
+    aggressor: Int[Array, "*step"]
+    trade_ticks: Int[Array, "*step"]
+    trade_size: Float[Array, "*step"]
+    is_hidden: Bool[Array, "*step"]
+    trade_placed: Int[Array, "*step"]
 
 
 class Tape(eqx.Module):
-    """What every policy of a sweep shares. N events, J decisions, S = steps of all kinds in order of time.
+    """What every policy of a sweep shares. S steps, J decisions, M level changes, a ladder of W ticks a side.
 
     Args:
-        kind: `Step` of each step.
-        index: Event number of MARKET steps, decision number of the others.
-        seconds: Since the step before [s].
-        event: The events.
+        moment: The steps in order of time.
+        change_slot: Place in the ladder (bids, then asks) of each change, padded by one step's width.
+        change_size: Quantity shown after it [recorded units].
+        change_removed: Quantity that the changed order lost; only of order feeds.
+        change_placed: Event at which it took its place in the queue.
+        ladder: Quantities at the start, bids then asks.
+        base: Tick of the ladder's first place.
         decision_mid: Mid each decision sees [price].
-        sees_market: Whether it sees one at all; without it does not quote.
+        decision_bid, decision_ask: Best prices it sees [ticks].
+        sees_market: Whether it sees a book at all; without one it does not quote.
         time_left: From each decision to the end [s].
         arrived: How many earlier decisions' orders are known to have arrived.
-        arrival_event: Last event before the decision's orders arrive; -1 = none.
-        decision_interval: [s].
+        arrival_event: Last event before the decision's orders arrive.
+        refused: Whether the venue refuses the decision's messages.
         tick_size: [price].
         reference_price: What relative prices are relative to [price].
         n_pending: Most decisions on their way at the same time.
+        width: Most changes in one step.
+        has_orders: Whether changes tell single orders apart.
         first_row: Row of the session that is event 0.
     """
 
-    kind: Int[Array, " step"]
-    index: Int[Array, " step"]
-    seconds: Float[Array, " step"]
-    event: Event
+    moment: Moment
+    change_slot: Int[Array, " change"]
+    change_size: Float[Array, " change"]
+    change_removed: Float[Array, " change"]
+    change_placed: Int[Array, " change"]
+    ladder: Float[Array, " slot"]
+    base: Int[Array, ""]
     decision_mid: Float[Array, " decision"]
+    decision_bid: Int[Array, " decision"]
+    decision_ask: Int[Array, " decision"]
     sees_market: Bool[Array, " decision"]
     time_left: Float[Array, " decision"]
     arrived: Int[Array, " decision"]
     arrival_event: Int[Array, " decision"]
-    decision_interval: Float[Array, ""]
+    refused: Bool[Array, " decision"]
     tick_size: Float[Array, ""]
     reference_price: Float[Array, ""]
     n_pending: int = eqx.field(static=True)
+    width: int = eqx.field(static=True)
+    has_orders: bool = eqx.field(static=True)
     first_row: int = eqx.field(static=True)
 
 
 def build_tape(
     session: Session,
     *,
-    decision_interval: float,
-    order_latency: float = 0.0,
+    decision_interval: float | None,
+    order_latency: float | AbstractLatency = 0.0,
     response_latency: float = 0.0,
     feed_latency: float = 0.0,
     start_ns: int | None = None,
     end_ns: int | None = None,
     reference_ticks: int | None = None,
+    depth_ticks: int = 1000,
+    reduce: bool = True,
+    ladder: Ladder | None = None,
 ) -> tuple[Tape, Timeline]:
     """Lays a session out on the device; timing as in `make_timeline`, prices relative to a tick near the first mid.
 
     Args:
         session: Recorded session.
-        decision_interval: [s].
-        order_latency: From us to the exchange [s].
+        decision_interval: [s]; None = a decision at every event received.
+        order_latency: From us to the exchange [s], or a latency model.
         response_latency: From the exchange to us, for our own fills [s].
-        feed_latency: From the exchange to us, for market data [s].
+        feed_latency: From the exchange to us, for market data [s]; on top of the recorded times of receipt.
         start_ns: First decision; default: the first event.
         end_ns: Default: the last event.
         reference_ticks: Default: the first mid, rounded down.
+        depth_ticks: Orders farther than this outside the range of the best prices are filled only by prices beyond theirs:
+            their queues are not kept.
+        reduce: False = one step for every event, to compare.
+        ladder: From `build_ladder`, when several tapes are made of one session.
 
     Returns:
         The tape and its timeline, whose rows count from `tape.first_row`.
     """
-    t_ns = session.updates.t_ns
+    updates = session.updates
+    t_ns = updates.t_ns
+    ladder = build_ladder(session) if ladder is None else ladder
+    received = t_ns if updates.local_ns is None else updates.local_ns
     start = int(t_ns[0]) if start_ns is None else start_ns
     # The book in force at the first decision is the last row that its feed shows.
-    first = max(int(np.searchsorted(t_ns, start - round(feed_latency * NS), side="right")) - 1, 0)
+    first = max(int(np.searchsorted(np.maximum.accumulate(received), start - round(feed_latency * NS), side="right")) - 1, 0)
+    first = min(first, max(int(np.searchsorted(t_ns, start, side="right")) - 1, 0))
     rows = slice(first, int(np.searchsorted(t_ns, t_ns[-1] if end_ns is None else end_ns, side="right")))
-    two_sided, mid_ticks, reference = _mids(session, rows, reference_ticks)
     timeline = make_timeline(
         t_ns[rows],
         decision_interval=decision_interval,
         order_latency=order_latency,
         response_latency=response_latency,
         feed_latency=feed_latency,
+        local_ns=None if updates.local_ns is None else updates.local_ns[rows],
         start_ns=start,
         end_ns=end_ns,
     )
-    return _tape(session, rows, timeline, two_sided, mid_ticks, reference), timeline
+    seen = _as_received(session, ladder, rows)
+    return _tape(session, ladder, seen, rows, timeline, reference_ticks, depth_ticks, reduce), timeline
 
 
-def _mids(session: Session, rows: slice, reference_ticks: int | None) -> tuple[np.ndarray, np.ndarray, int]:
-    """Whether a mid has been seen yet, the mid in relative ticks (carried while a side is empty) and the reference."""
-    books = session.books
-    two_sided = ((books.bid_size[rows, 0] > 0) & (books.ask_size[rows, 0] > 0)).astype(bool)
+class _Touch(NamedTuple):
+    """Best prices [ticks], whether both were seen by then, and the mid in half ticks, carried while a side is empty."""
+
+    bid: np.ndarray
+    ask: np.ndarray
+    seen: np.ndarray
+    twice_mid: np.ndarray
+
+
+def _touch(name: str, ladder: Ladder, rows: slice) -> _Touch:
+    two_sided = ladder.two_sided[rows]
     if not two_sided.any():
-        raise DataError(f"{session.name}: no row of the replayed part has both a bid and an ask")
-    twice = books.bid_ticks[rows, 0].astype(np.int64) + books.ask_ticks[rows, 0]
+        raise DataError(f"{name}: no row of the replayed part has both a bid and an ask")
+    bid, ask = ladder.best_bid[rows].astype(np.int64), ladder.best_ask[rows].astype(np.int64)
     first = int(np.argmax(two_sided))
-    reference = int(twice[first] // 2) if reference_ticks is None else reference_ticks
-    last = np.maximum.accumulate(np.where(two_sided, np.arange(len(twice)), first))
-    return np.arange(len(twice)) >= first, twice[last] / 2 - reference, reference
+    last = np.maximum.accumulate(np.where(two_sided, np.arange(len(bid)), first))
+    return _Touch(bid, ask, np.arange(len(bid)) >= first, (bid + ask)[last])
 
 
-def _tape(
-    session: Session, rows: slice, timeline: Timeline, seen: np.ndarray, mid_ticks: np.ndarray, reference: int
-) -> Tape:
-    row = timeline.feature_row
-    known = np.maximum(row, 0)
-    tick = session.tick_size
-    return Tape(
-        kind=jnp.asarray(timeline.kind),
-        index=jnp.asarray(timeline.index),
-        seconds=_real(np.diff(timeline.t_ns, prepend=timeline.t_ns[:1]) / NS),
-        event=_events(session, rows, mid_ticks * tick, reference),
-        decision_mid=_real(mid_ticks[known] * tick),
-        sees_market=jnp.asarray((row >= 0) & seen[known]),
-        time_left=_real((timeline.end_ns - timeline.decision_ns) / NS),
-        arrived=jnp.asarray(timeline.arrived),
-        arrival_event=jnp.asarray(timeline.arrival_row),
-        decision_interval=_real(timeline.decision_interval),
-        tick_size=_real(tick),
-        reference_price=_real(reference * tick),
-        n_pending=max(timeline.n_pending, 1),
-        first_row=rows.start,
-    )
-
-
-def _real(x: np.ndarray | float) -> Float[Array, "..."]:
-    return jnp.asarray(x, jnp.result_type(float))
-
-
-def _events(session: Session, rows: slice, mid: np.ndarray, reference: int) -> Event:
-    updates, books = session.updates, session.books
-    is_trade = (updates.kind == Kind.TRADE) | (updates.kind == Kind.HIDDEN_TRADE)
-    ticks, size = _levels(books, rows, reference)
-    return Event(
-        ticks=jnp.asarray(ticks),
-        size=_real(size),
-        mid=_real(mid),
-        aggressor=jnp.asarray(updates.aggressor[rows].astype(np.int32)),
-        trade_ticks=jnp.asarray(
-            np.where(is_trade, updates.price_ticks - np.int64(reference), 0)[rows].astype(np.int32)
-        ),
-        trade_size=_real(np.where(is_trade, updates.size, 0.0)[rows]),
-        is_hidden=jnp.asarray(updates.kind[rows] == Kind.HIDDEN_TRADE),
-        is_trading=jnp.asarray(_is_trading(updates)[rows]),
-    )
-
-
-def _levels(books: BookSnapshots, rows: slice, reference: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2, K): bids, asks."""
-    ticks = np.stack([books.bid_ticks[rows], books.ask_ticks[rows]], axis=1).astype(np.int64)
-    size = np.stack([books.bid_size[rows], books.ask_size[rows]], axis=1)
-    return np.where(size > 0, ticks - reference, 0).astype(np.int32), size
+def _as_received(session: Session, ladder: Ladder, rows: slice) -> _Touch:
+    """Best prices of the book that we see, built in the order of receipt, at the row received last."""
+    updates = session.updates
+    local = updates.local_ns
+    touch = _touch(session.name, ladder, rows)
+    if local is None or session.books is not None or (np.diff(local) >= 0).all():
+        return touch
+    order = np.argsort(local, kind="stable")
+    columns = (updates.t_ns, updates.kind, updates.side, updates.price_ticks, updates.size, updates.order_id)
+    as_received = BookUpdates(*(column[order] for column in columns))
+    seen = build_ladder(dataclasses.replace(session, updates=as_received))
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    place = back[rows]
+    whole = _touch(session.name, seen, slice(None))
+    return _Touch(*(column[place] for column in whole))
 
 
 def _is_trading(updates: BookUpdates) -> np.ndarray:
@@ -186,3 +218,181 @@ def _is_trading(updates: BookUpdates) -> np.ndarray:
     if len(change) == 0:
         return np.ones(len(updates), bool)
     return (last < 0) | (updates.price_ticks[change[np.maximum(last, 0)]] == 1)
+
+
+class _Changes(NamedTuple):
+    """Level changes inside the ladder and the replayed rows, and the ladder before them."""
+
+    row: np.ndarray  # from the first replayed row
+    slot: np.ndarray
+    size: np.ndarray
+    removed: np.ndarray
+    placed: np.ndarray
+    start: np.ndarray
+    base: int
+    width: int
+
+
+def _changes(ladder: Ladder, touch: _Touch, rows: slice, depth_ticks: int) -> _Changes:
+    bids, asks = touch.bid[touch.bid > NO_BID], touch.ask[touch.ask < NO_ASK]
+    base = int(min(bids.min(), asks.min())) - depth_ticks
+    width = int(max(bids.max(), asks.max())) + depth_ticks + 1 - base
+    ticks = ladder.ticks.astype(np.int64) - base
+    inside = (ticks >= 0) & (ticks < width)
+    slot = np.where(ladder.side > 0, ticks, ticks + width)
+    before = inside & (ladder.row < rows.start)
+    start = np.zeros(2 * width)
+    start[slot[before]] = ladder.size[before]  # later rows overwrite earlier ones
+    kept = np.flatnonzero(inside & (ladder.row >= rows.start) & (ladder.row < rows.stop))
+    placed = np.where(ladder.placed[kept] >= rows.start, ladder.placed[kept] - rows.start, -1)
+    columns = (ladder.row[kept] - rows.start, slot[kept], ladder.size[kept], ladder.removed[kept], placed)
+    return _Changes(*columns, start, base, width)
+
+
+def _groups(row: np.ndarray, slot: np.ndarray, barrier: np.ndarray, version: np.ndarray, width: int) -> np.ndarray:
+    """First change of each group that is applied in one step.
+
+    Args:
+        row: Row of each change.
+        slot: Its place in the ladder.
+        barrier: How many trades, arrivals and decisions happened before each change.
+        version: How often best prices, shown range or trading had changed before each row.
+        width: Most changes in a group.
+    """
+    n = len(row)
+    order = np.lexsort((np.arange(n), slot))
+    previous = np.full(n, -1)
+    again = np.flatnonzero(slot[order][1:] == slot[order][:-1]) + 1
+    previous[order[again]] = order[again - 1]
+    breaks = np.append(True, (np.diff(barrier) != 0) | (np.diff(version[row]) != 0)) if n else np.zeros(0, bool)
+    firsts, first = [], 0
+    for change, (forced, before) in enumerate(zip(breaks.tolist(), previous.tolist())):
+        if forced or before >= first or change - first >= width:
+            first = change
+            firsts.append(change)
+    return np.array(firsts, np.int64)
+
+
+def _tape(
+    session: Session,
+    ladder: Ladder,
+    seen: _Touch,
+    rows: slice,
+    timeline: Timeline,
+    reference_ticks: int | None,
+    depth_ticks: int,
+    reduce: bool,
+) -> Tape:
+    updates, tick = session.updates, session.tick_size
+    touch = _touch(session.name, ladder, rows)
+    reference = int(touch.twice_mid[0] // 2) if reference_ticks is None else reference_ticks
+    changes = _changes(ladder, touch, rows, depth_ticks)
+    shown = (ladder.lowest_bid[rows].astype(np.int64), ladder.highest_ask[rows].astype(np.int64))
+    trading = _is_trading(updates)[rows]
+    is_trade = np.isin(updates.kind[rows], (Kind.TRADE, Kind.HIDDEN_TRADE))
+    step_kind, step_index = timeline.kind, timeline.index.astype(np.int64)
+    is_event = step_kind == Step.MARKET
+    n_events = int(is_event.sum())
+    place = np.flatnonzero(is_event)  # step of each event
+    keep = changes.row < n_events
+    row, slot = changes.row[keep], changes.slot[keep]
+
+    # Every trade, arrival and decision is a step; changes between them form groups.
+    trade_row = np.flatnonzero(is_trade[:n_events])
+    other = np.flatnonzero(~is_event)
+    alone = np.concatenate([2 * place[trade_row], 2 * other])
+    alone.sort()
+    if reduce:
+        barrier = np.searchsorted(alone, 2 * place[row] + 1)
+        state = np.stack([touch.bid, touch.ask, *shown, trading])
+        changed = np.append(False, (np.diff(state, axis=1) != 0).any(0))
+        version = np.cumsum(changed) - changed
+    else:
+        barrier, version = row, np.zeros(len(touch.bid), np.int64)
+    first = _groups(row, slot, barrier, version, WIDTH)
+    last = np.append(first[1:], len(row)) - 1
+    key = np.concatenate([2 * place[trade_row], 2 * other, 2 * place[row[last]] + 1])
+    empty = np.zeros(0, np.int64)
+    if not reduce:  # events that change nothing inside the ladder take a step, too
+        empty = np.setdiff1d(np.arange(n_events), np.concatenate([row, trade_row]))
+        key = np.concatenate([key, 2 * place[empty] + 1])
+    action = np.repeat(
+        np.array([Action.TRADE, Action.LEVELS, Action.LEVELS, Action.LEVELS], np.int8),
+        [len(trade_row), len(other), len(first), len(empty)],
+    )
+    action[len(trade_row) : len(trade_row) + len(other)] = np.where(
+        step_kind[other] == Step.ARRIVE, Action.ARRIVE, Action.DECIDE
+    )
+    # The event whose book is in force after the step; a trade is seen before the change that it causes.
+    after = np.concatenate([trade_row - 1, np.cumsum(is_event)[other] - 1, row[last], empty])
+    index = np.concatenate([trade_row, step_index[other], row[last], empty])
+    counts = [np.zeros(len(trade_row) + len(other), np.int64)] * 2
+    starts = np.concatenate([counts[0], first, np.zeros(len(empty), np.int64)])
+    numbers = np.concatenate([counts[1], last + 1 - first, np.zeros(len(empty), np.int64)])
+    order = np.argsort(key, kind="stable")
+    action, after, index, starts, numbers, key = (x[order] for x in (action, after, index, starts, numbers, key))
+    now = np.maximum(after, 0)
+    none = after < 0
+
+    def relative(ticks: np.ndarray, absent: int) -> np.ndarray:
+        return np.where((np.abs(ticks) < NO_ASK) & ~none, ticks - reference, absent)
+
+    trade = np.where(action == Action.TRADE, index, 0)
+    is_trade_step = action == Action.TRADE
+    trades = {name: getattr(updates, name)[rows][trade] for name in ("price_ticks", "size", "kind", "aggressor")}
+    t_ns = timeline.t_ns[key // 2]
+    by_order = session.feed == "orders" and bool((updates.order_id[rows] != 0).any())
+    placed = placed_rows(updates)[rows][trade] - rows.start if by_order else np.full(len(trade), -1)
+    moment = Moment(
+        action=_whole(action),
+        index=_whole(np.where((action == Action.ARRIVE) | (action == Action.DECIDE), index, 0)),
+        seconds=_real(np.diff(t_ns, prepend=timeline.t_ns[:1]) / NS),
+        best_bid=_whole(relative(touch.bid[now], NO_BID)),
+        best_ask=_whole(relative(touch.ask[now], NO_ASK)),
+        lowest_bid=_whole(relative(shown[0][now], NO_BID)),
+        highest_ask=_whole(relative(shown[1][now], NO_ASK)),
+        mid=_real((touch.twice_mid[now] / 2 - reference) * tick),
+        is_trading=jnp.asarray(np.where(is_trade_step, trading[trade], trading[now])),
+        first_change=_whole(starts),
+        n_changes=_whole(numbers),
+        aggressor=_whole(np.where(is_trade_step, trades["aggressor"], 0)),
+        trade_ticks=_whole(np.where(is_trade_step, trades["price_ticks"] - np.int64(reference), 0)),
+        trade_size=_real(np.where(is_trade_step, trades["size"], 0.0)),
+        is_hidden=jnp.asarray(is_trade_step & (trades["kind"] == Kind.HIDDEN_TRADE)),
+        trade_placed=_whole(np.where(is_trade_step & (placed >= 0), placed, -1)),
+    )
+    width = int(max(numbers.max(initial=1), 1))
+    pad = np.zeros(width)
+    known = np.maximum(timeline.seen_row, 0)
+    orders = (changes.removed[keep], changes.placed[keep]) if by_order else (np.zeros(0), np.zeros(0))
+    return Tape(
+        moment=moment,
+        change_slot=_whole(np.append(slot, pad)),
+        change_size=_real(np.append(changes.size[keep], pad)),
+        change_removed=_real(np.append(orders[0], pad)),
+        change_placed=_whole(np.append(orders[1], pad)),
+        ladder=_real(changes.start),
+        base=_whole(changes.base - reference),
+        decision_mid=_real((seen.twice_mid[known] / 2 - reference) * tick),
+        decision_bid=_whole(np.where(seen.bid[known] > NO_BID, seen.bid[known] - reference, NO_BID)),
+        decision_ask=_whole(np.where(seen.ask[known] < NO_ASK, seen.ask[known] - reference, NO_ASK)),
+        sees_market=jnp.asarray((timeline.seen_row >= 0) & seen.seen[known]),
+        time_left=_real((timeline.end_ns - timeline.decision_ns) / NS),
+        arrived=jnp.asarray(timeline.arrived),
+        arrival_event=jnp.asarray(timeline.arrival_row),
+        refused=jnp.asarray(timeline.refused),
+        tick_size=_real(tick),
+        reference_price=_real(reference * tick),
+        n_pending=max(timeline.n_pending, 1),
+        width=width,
+        has_orders=by_order,
+        first_row=rows.start,
+    )
+
+
+def _real(x: np.ndarray | float) -> Float[Array, "..."]:
+    return jnp.asarray(x, jnp.result_type(float))
+
+
+def _whole(x: np.ndarray | int) -> Int[Array, "..."]:
+    return jnp.asarray(x, jnp.int32)

@@ -1,7 +1,7 @@
 """When things happen: recorded events, decisions and order arrivals merged into one sequence, on the host.
 
-With constant latencies no timing depends on the policy, so the sequence is computed once, in int64 nanoseconds, and every
-policy of a sweep shares it.
+Latencies depend on the time of sending, never on what is sent, so no timing depends on the policy: the sequence is computed
+once, in int64 nanoseconds, and every policy of a sweep shares it.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from mfamm_jax.market.events import NS
+from mfamm_jax.simulation.latency import AbstractLatency, ConstantLatency, nanoseconds
 
 
 class Step(IntEnum):
@@ -29,11 +29,14 @@ class Timeline:
         index: int32 (S,), event row of a MARKET step, decision number of the others.
         t_ns: int64 (S,), exchange clock.
         decision_ns: int64 (J,), local time of each decision.
-        feature_row: int32 (J,), last event the decision has seen; -1 = none, so it does not quote.
+        feature_row: int32 (J,), last event such that the decision has seen it and all before it; -1 = none, so it does not
+            quote.
+        seen_row: int32 (J,), event the decision has received last; differs from `feature_row` where events overtook
+            others on their way.
         arrival_row: int32 (J,), last event before the decision's orders reach the exchange; -1 = none.
         arrived: int32 (J,), how many earlier decisions' orders are known to have arrived at the decision.
+        refused: bool (J,), whether the venue refuses the decision's messages (a negative recorded latency).
         n_pending: Most decisions on their way at the same time.
-        decision_interval: [s].
         end_ns: End of the horizon.
     """
 
@@ -42,17 +45,12 @@ class Timeline:
     t_ns: np.ndarray
     decision_ns: np.ndarray
     feature_row: np.ndarray
+    seen_row: np.ndarray
     arrival_row: np.ndarray
     arrived: np.ndarray
+    refused: np.ndarray
     n_pending: int
-    decision_interval: float
     end_ns: int
-
-
-def _nanoseconds(name: str, seconds: float) -> int:
-    if not 0 <= seconds < np.inf:
-        raise ValueError(f"{name} is {seconds}, expected a finite number of seconds >= 0")
-    return round(seconds * NS)
 
 
 def _last_row(t_ns: np.ndarray, at_ns: np.ndarray) -> np.ndarray:
@@ -63,65 +61,91 @@ def _last_row(t_ns: np.ndarray, at_ns: np.ndarray) -> np.ndarray:
 def _merge(times: list[np.ndarray], ranks: list[int], kinds: list[Step]) -> tuple[np.ndarray, ...]:
     """Sorts by time, then rank, then number."""
     t_ns = np.concatenate(times)
-    rank = np.repeat(ranks, [len(t) for t in times])
+    rank = np.repeat(np.array(ranks, np.int8), [len(t) for t in times])
     kind = np.repeat(np.array(kinds, np.int8), [len(t) for t in times])
     index = np.concatenate([np.arange(len(t), dtype=np.int32) for t in times])
     order = np.lexsort((index, rank, t_ns))
     return kind[order], index[order], t_ns[order]
 
 
+def decision_times(t_ns: np.ndarray, interval: float, start_ns: int | None, end_ns: int | None) -> np.ndarray:
+    """Every `interval` seconds over [start, end); defaults: first and last event."""
+    step = nanoseconds("decision_interval", interval)
+    start = int(t_ns[0]) if start_ns is None else start_ns
+    end = int(t_ns[-1]) if end_ns is None else end_ns
+    if step == 0 or end <= start:
+        raise ValueError(f"no decisions: interval {interval} s, start {start} ns, end {end} ns")
+    return np.arange(start, end, step, dtype=np.int64)
+
+
 def make_timeline(
     t_ns: np.ndarray,
     *,
-    decision_interval: float,
-    order_latency: float = 0.0,
+    decision_interval: float | None,
+    order_latency: float | AbstractLatency = 0.0,
     response_latency: float = 0.0,
     feed_latency: float = 0.0,
+    local_ns: np.ndarray | None = None,
     start_ns: int | None = None,
     end_ns: int | None = None,
 ) -> Timeline:
-    """Merges events with decisions every `decision_interval` seconds over [start, end).
+    """Merges events with decisions every `decision_interval` seconds over [start, end), or at every event received.
 
-    A decision at local time t sees the market as of t - `feed_latency` and its own fills as of t - `response_latency`;
-    its orders reach the exchange at t + `order_latency`. In the same nanosecond recorded events come first (we queue
-    behind them), then arrivals, then decisions: a decision knows what has happened at or before its time, and with no
-    latency at all its orders arrive right after it. Orders that would arrive after the end are dropped.
+    A decision at local time t sees the events received until t - `feed_latency` and its own fills of which the exchange's
+    response has arrived; its orders reach the exchange after the order latency, no message overtaking another. In the same
+    nanosecond recorded events come first (we queue behind them), then arrivals, then decisions: a decision knows what has
+    happened at or before its time, and with no latency at all its orders arrive right after it. Orders that would arrive
+    after the end are dropped.
 
     Args:
         t_ns: int64 (N,), non-decreasing exchange times of the events.
-        decision_interval: [s].
-        order_latency: From us to the exchange [s].
+        decision_interval: [s]; None = a decision whenever an event is received.
+        order_latency: From us to the exchange [s]; or a model of both ways, which replaces `response_latency`.
         response_latency: From the exchange to us, for our own fills [s].
-        feed_latency: From the exchange to us, for market data [s].
+        feed_latency: From the exchange to us, for market data [s]; on top of `local_ns` where that is given.
+        local_ns: int64 (N,), when each event was received.
         start_ns: First decision; default: the first event.
         end_ns: Default: the last event.
     """
     if len(t_ns) == 0 or (np.diff(t_ns) < 0).any():
         raise ValueError("event times must be non-empty and non-decreasing")
-    interval = _nanoseconds("decision_interval", decision_interval)
-    order = _nanoseconds("order_latency", order_latency)
-    response = _nanoseconds("response_latency", response_latency)
-    feed = _nanoseconds("feed_latency", feed_latency)
-    start = int(t_ns[0]) if start_ns is None else start_ns
-    end = int(t_ns[-1]) if end_ns is None else end_ns
-    if interval == 0 or end <= start:
-        raise ValueError(f"no decisions: interval {decision_interval} s, start {start} ns, end {end} ns")
-    decision_ns = np.arange(start, end, interval, dtype=np.int64)
-    known_ns, arrival_ns = decision_ns - response, decision_ns + order
-    times = [t_ns[t_ns <= end].astype(np.int64), arrival_ns[arrival_ns <= end], known_ns]
-    arrival_rank = 1 if response + order > 0 else 3
-    kind, index, step_ns = _merge(times, [0, arrival_rank, 2], [Step.MARKET, Step.ARRIVE, Step.DECIDE])
+    latency = order_latency
+    if not isinstance(latency, AbstractLatency):
+        latency = ConstantLatency(latency, response_latency)
+    feed = nanoseconds("feed_latency", feed_latency)
+    received = (t_ns if local_ns is None else local_ns) + feed
+    if decision_interval is None:
+        times = np.unique(received)
+        start, end = (int(t_ns[0]) if start_ns is None else start_ns), (int(t_ns[-1]) if end_ns is None else end_ns)
+        decision_ns = times[(times >= start) & (times < end)]
+    else:
+        decision_ns = decision_times(t_ns, decision_interval, start_ns, end_ns)
+        end = int(t_ns[-1]) if end_ns is None else end_ns
+    entry, refused = latency.entry(decision_ns)
+    arrival_ns = np.maximum.accumulate(decision_ns + entry)
+    inside = arrival_ns <= end
+    events = t_ns[t_ns <= end].astype(np.int64)
+    known_ns = latency.known_until(decision_ns, np.concatenate([events, arrival_ns[inside]]))
+    immediate = bool((known_ns >= decision_ns).all() and (entry == 0).all())
+    kind, index, step_ns = _merge(
+        [events, arrival_ns[inside], known_ns],
+        [0, 3 if immediate else 1, 2],
+        [Step.MARKET, Step.ARRIVE, Step.DECIDE],
+    )
     arrivals = np.cumsum(kind == Step.ARRIVE, dtype=np.int32)
     in_flight = np.cumsum(kind == Step.DECIDE) - arrivals
+    by_arrival = np.argsort(received, kind="stable")
+    last = _last_row(received[by_arrival], decision_ns)
     return Timeline(
         kind=kind,
         index=index,
         t_ns=step_ns,
         decision_ns=decision_ns,
-        feature_row=_last_row(t_ns, decision_ns - feed),
+        feature_row=_last_row(np.maximum.accumulate(received), decision_ns),
+        seen_row=np.where(last >= 0, by_arrival[np.maximum(last, 0)], -1).astype(np.int32),
         arrival_row=_last_row(t_ns, arrival_ns),
         arrived=arrivals[kind == Step.DECIDE],
-        n_pending=int(in_flight.max()),
-        decision_interval=interval / NS,
+        refused=refused,
+        n_pending=int(in_flight.max(initial=0)),
         end_ns=end,
     )
