@@ -10,11 +10,12 @@ import numpy as np
 from mfamm_jax.experiments.config import ConfigError
 from mfamm_jax.experiments.verify_kinds import KINDS
 from mfamm_jax.experiments.verify_market_making import MARKET_MAKING_KINDS
+from mfamm_jax.experiments.verify_replay import REPLAY_KINDS, DataMissing
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.results import RESULTS
 from mfamm_jax.solvers.hjb import ExplicitRK, Grid, HJBProblem, choose_scheme, optimal_depths, solve_hjb
 
-ALL_KINDS = KINDS | MARKET_MAKING_KINDS
+ALL_KINDS = KINDS | MARKET_MAKING_KINDS | REPLAY_KINDS
 SHIPPED, SHIPPED_MARKET_MAKING = (Path(__file__).parent / name for name in ("cases.json", "cases_market_making.json"))
 GRADIENT_TOLERANCE = {"float64": 1e-7, "float32": 1e-3}
 MAX_REFINEMENTS = 4
@@ -61,6 +62,8 @@ def _verify(case: dict[str, Any], precision: str) -> dict[str, Any]:
     try:
         compare = _compare_kind if case["kind"] in ALL_KINDS else _compare
         entries, solved = compare(case, precision, suffix)
+    except DataMissing as missing:
+        return answer | {"status": "skip", "reason": str(missing)}
     except (KeyError, TypeError, ValueError) as error:
         return answer | {"status": "fail", "reason": f"{type(error).__name__}: {error}"}
     error, tolerance, name = max(entries, key=lambda entry: entry[0] / entry[1] if np.isfinite(entry[0]) else np.inf)

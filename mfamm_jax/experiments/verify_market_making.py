@@ -39,9 +39,9 @@ from mfamm_jax.policies.orders import (
 )
 from mfamm_jax.policies.quotes import Covariates, MarketState
 from mfamm_jax.results import RESULTS
+from mfamm_jax.simulation.account import fee_of_fills
 from mfamm_jax.simulation.episode import Episodes, episode_law
 from mfamm_jax.simulation.queue import behind_probability, front_after_change, lots_reached
-from mfamm_jax.simulation.replay import fee_of_fills
 from mfamm_jax.simulation.step import PoissonMarket, StepRecord
 from mfamm_jax.solvers.closed_form import (
     frozen_inventory_prices,
@@ -369,7 +369,8 @@ def fee(inputs: dict[str, Any], _: int) -> Answer:
     """`fee`: both sides pay alike here."""
     rate = inputs["maker_fee"] if inputs["maker"] else inputs["taker_fee"]
     rate += inputs["buyer_fee"] if inputs["side"] == "buy" else inputs["seller_fee"]
-    return {"fee": fee_of_fills(inputs["model"], jnp.asarray(rate), *_reals(inputs, "price", "quantity"))}, True
+    price, quantity = _reals(inputs, "price", "quantity")
+    return {"fee": fee_of_fills(inputs["model"], jnp.asarray(rate), price, quantity)}, True
 
 
 MARKET_MAKING_KINDS: dict[str, Callable[[dict[str, Any], int], Answer]] = {

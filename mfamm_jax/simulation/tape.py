@@ -157,7 +157,9 @@ def build_tape(
     received = t_ns if updates.local_ns is None else updates.local_ns
     start = int(t_ns[0]) if start_ns is None else start_ns
     # The book in force at the first decision is the last row that its feed shows.
-    first = max(int(np.searchsorted(np.maximum.accumulate(received), start - round(feed_latency * NS), side="right")) - 1, 0)
+    first = max(
+        int(np.searchsorted(np.maximum.accumulate(received), start - round(feed_latency * NS), side="right")) - 1, 0
+    )
     first = min(first, max(int(np.searchsorted(t_ns, start, side="right")) - 1, 0))
     rows = slice(first, int(np.searchsorted(t_ns, t_ns[-1] if end_ns is None else end_ns, side="right")))
     timeline = make_timeline(

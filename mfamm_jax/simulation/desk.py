@@ -1,0 +1,125 @@
+"""Our side of a replay: what the policy wants, what is kept, and the messages on their way."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState
+from mfamm_jax.simulation.account import Account
+from mfamm_jax.simulation.execution import Messages, Orders, ReplayConfig, Sizes, Ticks, whole_lots
+from mfamm_jax.simulation.tape import Tape
+
+
+class Sent(NamedTuple):
+    """What one side sent last: prices, sizes, and the decision that sent it."""
+
+    ticks: Ticks
+    size: Sizes
+    at: Int[Array, " level"]
+
+
+class Desk(NamedTuple):
+    """What was sent and what is on its way, for (bid, ask)."""
+
+    sent: tuple[Sent, Sent]
+    pending: tuple[Messages, Messages]
+
+
+def empty_desk(tape: Tape, n_levels: int) -> Desk:
+    """Nothing sent yet."""
+    dtype, slots = tape.moment.mid.dtype, tape.n_pending
+    ticks = jnp.zeros(n_levels, jnp.int32)
+    sent = Sent(ticks, jnp.zeros(n_levels, dtype), ticks - 1)
+    shape = (slots, n_levels)
+    messages = Messages(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, dtype), jnp.zeros(shape, bool))
+    return Desk((sent, sent), (messages, messages))
+
+
+def decide(
+    policy: AbstractPolicy,
+    tape: Tape,
+    covariates: Covariates,
+    config: ReplayConfig,
+    desk: Desk,
+    orders: tuple[Orders, Orders],
+    account: Account,
+    index: Int[Array, ""],
+) -> Desk:
+    """A decision: what to send, given what is known of our own orders at this moment."""
+    wanted = _wanted(policy, tape, covariates, config, account, index)
+    slot = index % tape.n_pending
+    all_sent, all_pending = [], []
+    for (ticks, size), resting, sent, pending in zip(wanted, orders, desk.sent, desk.pending):
+        in_flight = sent.at >= tape.arrived[index]
+        remaining = jnp.where(in_flight, sent.size, resting.size)
+        price = jnp.where(in_flight, sent.ticks, resting.ticks)
+        if config.n_levels > 1:
+            match = _matched(ticks, size, price, remaining, config.refresh_ticks)
+            ticks, size = ticks[match], size[match]
+        age = tape.time_left[jnp.maximum(sent.at, 0)] - tape.time_left[index]
+        near = jnp.abs(ticks - price) < config.refresh_ticks
+        keeps = (remaining > 0) & (remaining <= size) & near & (age < config.max_age)
+        replaces = ~(keeps | ((remaining == 0) & (size == 0)))
+        message = Messages(ticks, size, replaces)
+        all_pending.append(Messages(*(old.at[slot].set(new) for old, new in zip(pending, message))))
+        new = Sent(ticks, size, jnp.broadcast_to(index, ticks.shape))
+        # Messages that the venue refuses change nothing: the old order stays.
+        sends = replaces & ~tape.refused[index]
+        all_sent.append(Sent(*(jnp.where(sends, n, o) for n, o in zip(new, sent))))
+    return Desk(tuple(all_sent), tuple(all_pending))
+
+
+def _wanted(
+    policy: AbstractPolicy,
+    tape: Tape,
+    covariates: Covariates,
+    config: ReplayConfig,
+    account: Account,
+    index: Int[Array, ""],
+) -> list[tuple[Ticks, Sizes]]:
+    """Prices and whole lots the policy wants, best level first, for (bid, ask)."""
+    mid = tape.decision_mid[index]
+    now = jax.tree.map(lambda x: x[index], covariates)
+    quotes = policy(MarketState(mid, account.inventory, account.cash, tape.time_left[index], now))
+    # A price within a millionth of a tick of the grid is on it: rounding error must not cost a whole tick.
+    slack = 1e-6 if mid.dtype == jnp.float64 else 1e-3
+    wanted = []
+    for sign, depth, size in ((1, quotes.bid_depth, quotes.bid_size), (-1, quotes.ask_depth, quotes.ask_size)):
+        best = (mid - sign * depth) / tape.tick_size
+        price = best - sign * config.level_ticks * jnp.arange(config.n_levels)
+        quotable = jnp.isfinite(price) & (jnp.abs(price) < 1e9) & tape.sees_market[index] & (size > 0)
+        if config.rounding == "nearest":
+            whole = jnp.round(price)
+        else:
+            whole = jnp.floor(price + slack) if sign > 0 else jnp.ceil(price - slack)
+        ticks = jnp.where(quotable, whole, 0.0).astype(jnp.int32)
+        if not config.improves_touch:
+            ticks = (
+                jnp.minimum(ticks, tape.decision_bid[index])
+                if sign > 0
+                else jnp.maximum(ticks, tape.decision_ask[index])
+            )
+        wanted.append((ticks, jnp.where(quotable, whole_lots(config, size), 0.0)))
+    return wanted
+
+
+def _matched(
+    ticks: Ticks, size: Sizes, resting: Ticks, remaining: Sizes, refresh: Float[Array, ""]
+) -> Int[Array, " level"]:
+    """Which wanted level each order slot takes: the one it already rests at, so that a moving grid keeps its places."""
+    n = ticks.shape[0]
+    near = (jnp.abs(ticks[:, None] - resting) < refresh) & (remaining > 0) & (size[:, None] > 0)
+    slot_of, free = [], jnp.ones(n, bool)
+    for level in range(n):
+        candidates = near[level] & free
+        slot = jnp.where(jnp.any(candidates), jnp.argmax(candidates), n)
+        free = free & (jnp.arange(n) != slot)
+        slot_of.append(slot)
+    slots = jnp.stack(slot_of)
+    # Levels without an order take the free slots in turn.
+    free_slots = jnp.argsort(~free, stable=True)
+    rank = jnp.cumsum(slots == n) - 1
+    slots = jnp.where(slots == n, free_slots[jnp.maximum(rank, 0)], slots)
+    return jnp.zeros(n, jnp.int32).at[slots].set(jnp.arange(n, dtype=jnp.int32))
