@@ -51,6 +51,7 @@ class ReplayPath(eqx.Module):
         fill_price: [price], relative.
         fill_mid: Mid just before the step [price].
         accepted: Orders that the exchange accepted at the step.
+        refused: Orders that it refused.
     """
 
     inventory: Float[Array, "*step"]
@@ -63,6 +64,7 @@ class ReplayPath(eqx.Module):
     fill_price: Float[Array, "..."]
     fill_mid: Float[Array, "*step"]
     accepted: Bool[Array, "..."]
+    refused: Bool[Array, "..."]
 
 
 class ReplayResult(eqx.Module):
@@ -133,6 +135,7 @@ class Outcome(NamedTuple):
 
     fills: tuple[Fills, Fills]
     accepted: tuple[Flags, Flags]
+    refused: tuple[Flags, Flags]
 
 
 def replay(
@@ -221,7 +224,7 @@ class _Replay(NamedTuple):
         """No fills, no new orders."""
         zeros = jnp.zeros(self.config.n_levels, self.tape.moment.mid.dtype)
         fills, none = Fills(zeros, zeros), jnp.zeros(self.config.n_levels, bool)
-        return Outcome((fills, fills), (none, none))
+        return Outcome((fills, fills), (none, none), (none, none))
 
     def _change_book(self, book: Ladder, moment: Moment, number: Int[Array, ""]) -> Ladder:
         """Applies the step's level changes; other steps have none."""
@@ -307,7 +310,7 @@ class _Replay(NamedTuple):
         config, tape, index = self.config, self.tape, moment.index
         price = tape.reference_price + moment.mid
         has_book = (moment.best_bid > -(2**29)) | (moment.best_ask < 2**29)
-        orders, all_fills, accepted, rejected = [], [], [], jnp.zeros((), jnp.int32)
+        orders, all_fills, accepted, rejected = [], [], [], []
         for sign, old, message, view in zip(SIDES, exchange.orders, messages, views):
             replaces = message.replaces & ~tape.refused[index]
             size = jnp.where(replaces & has_book, message.size, 0.0)
@@ -328,16 +331,16 @@ class _Replay(NamedTuple):
             orders.append(Orders(*(jnp.where(replaces, n, o) for n, o in zip(new, old))))
             all_fills.append(fills)
             accepted.append(replaces & (size > 0) & ~refused)
-            rejected += jnp.sum(replaces & (message.size > 0) & (refused | (size == 0)), dtype=jnp.int32)
+            rejected.append(replaces & (message.size > 0) & (refused | (size == 0)))
         account = exchange.account
         counts = [jnp.sum(a, dtype=jnp.int32) for a in accepted]
         account = account._replace(
-            rejected=account.rejected + rejected,
+            rejected=account.rejected + jnp.sum(jnp.stack(rejected), dtype=jnp.int32),
             n_orders=tuple(n + more for n, more in zip(account.n_orders, counts)),
         )
         if not config.post_only:
             account = marked(self._charged(account, all_fills, config.taker_fee))
-        return Exchange(tuple(orders), account), Outcome(tuple(all_fills), tuple(accepted))
+        return Exchange(tuple(orders), account), Outcome(tuple(all_fills), tuple(accepted), tuple(rejected))
 
     def _settle(self, exchange: Exchange, orders: list[Orders], lots: list[Sizes]) -> tuple[Exchange, Outcome]:
         """Resting fills are paid at their own price."""
@@ -373,6 +376,7 @@ def _record(after: Exchange, outcome: Outcome, mid: Float[Array, ""]) -> ReplayP
         fill_price=_both((outcome.fills[0].price, outcome.fills[1].price)),
         fill_mid=mid,  # of the step before, once the scan is done
         accepted=_both(outcome.accepted),
+        refused=_both(outcome.refused),
     )
 
 

@@ -173,7 +173,8 @@ def build_tape(
         end_ns=end_ns,
     )
     seen = _as_received(session, ladder, rows)
-    return _tape(session, ladder, seen, rows, timeline, reference_ticks, depth_ticks, reduce), timeline
+    tape, tape_ns = _tape(session, ladder, seen, rows, timeline, reference_ticks, depth_ticks, reduce)
+    return tape, dataclasses.replace(timeline, tape_ns=tape_ns)
 
 
 class _Touch(NamedTuple):
@@ -284,7 +285,7 @@ def _tape(
     reference_ticks: int | None,
     depth_ticks: int,
     reduce: bool,
-) -> Tape:
+) -> tuple[Tape, np.ndarray]:
     updates, tick = session.updates, session.tick_size
     touch = _touch(session.name, ladder, rows)
     reference = int(touch.twice_mid[0] // 2) if reference_ticks is None else reference_ticks
@@ -367,7 +368,7 @@ def _tape(
     pad = np.zeros(width)
     known = np.maximum(timeline.seen_row, 0)
     orders = (changes.removed[keep], changes.placed[keep]) if by_order else (np.zeros(0), np.zeros(0))
-    return Tape(
+    tape = Tape(
         moment=moment,
         change_slot=_whole(np.append(slot, pad)),
         change_size=_real(np.append(changes.size[keep], pad)),
@@ -390,6 +391,7 @@ def _tape(
         has_orders=by_order,
         first_row=rows.start,
     )
+    return tape, t_ns
 
 
 def _real(x: np.ndarray | float) -> Float[Array, "..."]:

@@ -38,6 +38,7 @@ class Timeline:
         refused: bool (J,), whether the venue refuses the decision's messages (a negative recorded latency).
         n_pending: Most decisions on their way at the same time.
         end_ns: End of the horizon.
+        tape_ns: int64, exchange clock of every step of the tape; empty until one is built.
     """
 
     kind: np.ndarray
@@ -51,6 +52,7 @@ class Timeline:
     refused: np.ndarray
     n_pending: int
     end_ns: int
+    tape_ns: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def _last_row(t_ns: np.ndarray, at_ns: np.ndarray) -> np.ndarray:
