@@ -2,6 +2,8 @@
 
 The book of a session without books of its own is rebuilt here, from level messages or from single orders. A book that
 crosses is resolved in favour of the newer message: the older side's levels at or beyond it no longer count as its best.
+Orders are known to rest until told otherwise, so in an order feed such levels count again once the newer ones have left
+(a marketable order that is shown until it has been matched); in a level feed they are stale.
 """
 
 import dataclasses
@@ -73,13 +75,14 @@ class _Side:
         self.best = self.none
         self.levels: dict[int, float] = {}
         self.worst = -self.none  # no occupied level lies beyond
+        self.hides = False  # levels better than `best` exist, the other side crosses them
 
     @no_type_check  # called for every message
-    def set(self, ticks: int, size: float) -> None:
-        """The level now shows this quantity."""
+    def set(self, ticks: int, size: float, is_loss: bool) -> None:
+        """The level now shows this quantity; a loss does not bring a hidden level back."""
         if size > 0:
             self.levels[ticks] = size
-            if (ticks - self.best) * self.sign > 0:
+            if (ticks - self.best) * self.sign > 0 and not is_loss:
                 self.best = ticks
             if (ticks - self.worst) * self.sign < 0:
                 self.worst = ticks
@@ -99,6 +102,14 @@ class _Side:
                 return self.none
         beyond = [level for level in levels if (level - ticks) * sign < 0]
         return (max(beyond) if sign > 0 else min(beyond)) if beyond else self.none
+
+    @no_type_check
+    def uncover(self, opposite: int) -> None:
+        """Hidden levels that the other side's best no longer crosses count again."""
+        hidden = [level for level in self.levels if (level - self.best) * self.sign > 0]
+        free = [level for level in hidden if (opposite - level) * self.sign > 0]
+        self.best = (max(free) if self.sign > 0 else min(free)) if free else self.best
+        self.hides = len(free) < len(hidden)
 
 
 @no_type_check
@@ -124,10 +135,14 @@ def _from_messages(updates: BookUpdates, feed: str) -> Ladder:
             orders = {} if side == 0 else orders
         for sign, tick, size, taken, since in changes:
             ours, other = (bid, ask) if sign > 0 else (ask, bid)
-            ours.set(tick, size)
+            before = ours.best
+            ours.set(tick, size, taken > 0)
             if size > 0 and bid.best >= ask.best:
                 n_crossed += 1
                 other.best = other.next_worse(ours.best)
+                other.hides = by_order
+            elif other.hides and ours.best != before:
+                other.uncover(ours.best)
             rows.append(row)
             sides.append(sign)
             ticks.append(tick)
