@@ -19,6 +19,7 @@ DAY_NS = 86_400_000_000_000
 TIME_UNITS = {10: 1_000_000_000, 13: 1_000_000, 16: 1_000, 19: 1}  # digits of an epoch time -> nanoseconds
 DECIMALS = 9  # of prices and sizes
 GRID = 10**DECIMALS
+MAX_SIZE = 2**53  # in size units, exact in float64
 
 
 def open_binary(path: Path) -> io.BufferedIOBase:
@@ -171,6 +172,23 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def check_grid(
+    path: Path,
+    prices: Mapping[str, np.ndarray],
+    sizes: Mapping[str, np.ndarray],
+    tick_size: float | None,
+    size_unit: float | None,
+    first_row: int,
+) -> None:
+    """Raises a `DataError` about the first price or size off a given grid; the columns stand as in the file."""
+    for name, values in prices.items():
+        if tick_size is not None:
+            multiples(f"{path}: {name}", values, tick_size, "check tick_size or leave it unset", first_row)
+    for name, values in sizes.items():
+        if size_unit is not None:
+            multiples(f"{path}: {name}", values, size_unit, "check size_unit or leave it unset", first_row, MAX_SIZE)
+
+
 def nanoseconds(place: str, times: np.ndarray, first_row: int = 1) -> np.ndarray:
     """Epoch times as int64 nanoseconds; the unit is told by the number of digits (13 ms, 16 us, 19 ns).
 
@@ -191,7 +209,7 @@ def nanoseconds(place: str, times: np.ndarray, first_row: int = 1) -> np.ndarray
     return times.astype(np.int64) * TIME_UNITS[digits]
 
 
-def midnight(t_ns: np.ndarray | int) -> int:
+def midnight(t_ns: np.ndarray | np.integer | int) -> int:
     """UTC midnight before the first time [ns]."""
     return int(np.min(t_ns)) // DAY_NS * DAY_NS
 
