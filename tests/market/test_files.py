@@ -1,5 +1,6 @@
 import gzip
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -176,9 +177,9 @@ def test_multiples_are_whole_or_refused_with_the_row():
 
 def test_refuse_names_the_first_bad_row():
     values = np.array([1, -2, -3])
-    refuse("f", values > 5, "size", values, "<= 5")
+    refuse(Path("f"), values > 5, "size", values, "<= 5")
     with pytest.raises(DataError, match="f: row 3: size is -2, expected > 0"):
-        refuse("f", values < 0, "size", values, "> 0", first_row=2)
+        refuse(Path("f"), values < 0, "size", values, "> 0", first_row=2)
 
 
 def test_the_hash_is_of_the_file_as_it_lies(tmp_path):

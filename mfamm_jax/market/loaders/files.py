@@ -150,7 +150,9 @@ def _expected(kind: Any) -> str:
     return "text" if kind in (pl.String, pl.Categorical) else "a number"
 
 
-def refuse(path: Path | str, bad: np.ndarray, what: str, values: np.ndarray, expected: str, first_row: int = 1) -> None:
+def refuse(
+    path: Path, bad: np.ndarray, what: str, values: np.ndarray | pl.Series, expected: str, first_row: int = 1
+) -> None:
     """Raises a `DataError` about the first bad row, if there is one.
 
     Args:
