@@ -40,6 +40,7 @@ class Account(NamedTuple):
         n_fills: Fills.
         n_orders: Orders accepted.
         rejected: Orders refused.
+        marked_out: Lots times what they gained against the mid of each later moment.
     """
 
     inventory: Float[Array, ""]
@@ -55,12 +56,29 @@ class Account(NamedTuple):
     n_fills: tuple[Int[Array, ""], Int[Array, ""]]
     n_orders: tuple[Int[Array, ""], Int[Array, ""]]
     rejected: Int[Array, ""]
+    marked_out: tuple[Float[Array, " later"], Float[Array, " later"]]
 
 
-def new_account(mid: Float[Array, ""]) -> Account:
-    """Empty. The mid is relative."""
-    zero, none = jnp.zeros((), mid.dtype), jnp.zeros((), jnp.int32)
-    return Account(zero, zero, zero, zero, zero, mid, zero, zero, zero, (zero, zero), (none, none), (none, none), none)
+def new_account(worth_of_mid: Float[Array, ""], n_later: int) -> Account:
+    """Empty."""
+    zero, none = jnp.zeros((), worth_of_mid.dtype), jnp.zeros((), jnp.int32)
+    later = jnp.zeros(n_later, worth_of_mid.dtype)
+    return Account(
+        inventory=zero,
+        cash=zero,
+        fees=zero,
+        capture=zero,
+        revaluation=zero,
+        worth=worth_of_mid,
+        peak=zero,
+        drawdown=zero,
+        most=zero,
+        lots=(zero, zero),
+        n_fills=(none, none),
+        n_orders=(none, none),
+        rejected=none,
+        marked_out=(later, later),
+    )
 
 
 def worth(contract: Contract, price: Real, reference: Float[Array, ""]) -> Real:
@@ -93,6 +111,7 @@ def after_fills(
     fee_model: FeeModel,
     contract: Contract,
     reference: Float[Array, ""],
+    later_mid: Float[Array, " later"],
 ) -> Account:
     """Cash, inventory (2) and fees after fills (bid, ask) at the mid before the step; a bid fill raises inventory."""
     (bought, bid), (sold, ask) = fills
@@ -102,6 +121,8 @@ def after_fills(
     bought_lots, sold_lots = jnp.sum(bought), jnp.sum(sold)
     inventory = account.inventory + bought_lots - sold_lots
     mid = account.worth
+    later = worth(contract, later_mid, reference)[:, None]
+    gained = [jnp.sum(bought * (later - paid), axis=1), jnp.sum(sold * (earned - later), axis=1)]
     return account._replace(
         inventory=inventory,
         cash=account.cash - jnp.sum(bought * paid) + jnp.sum(sold * earned) - fees,
@@ -110,6 +131,7 @@ def after_fills(
         most=jnp.maximum(account.most, jnp.abs(inventory)),
         lots=(account.lots[0] + bought_lots, account.lots[1] + sold_lots),
         n_fills=tuple(n + jnp.sum(lots > 0, dtype=jnp.int32) for n, lots in zip(account.n_fills, (bought, sold))),
+        marked_out=tuple(before + more for before, more in zip(account.marked_out, gained)),
     )
 
 

@@ -84,6 +84,7 @@ class ReplayResult(eqx.Module):
         n_bid_orders, n_ask_orders: Orders the exchange accepted; fills per order are the fill ratio.
         bid_quoted, ask_quoted: Share of time with a resting order.
         rejected: Orders refused (post-only, inventory limit, halt, no book).
+        bid_markouts, ask_markouts: Mean gain per lot against the mid at each of the tape's later moments.
         path: Every step; only with `record = "path"`.
     """
 
@@ -104,6 +105,8 @@ class ReplayResult(eqx.Module):
     bid_quoted: Float[Array, ""]
     ask_quoted: Float[Array, ""]
     rejected: Int[Array, ""]
+    bid_markouts: Float[Array, " later"]
+    ask_markouts: Float[Array, " later"]
     path: ReplayPath | None
 
 
@@ -218,7 +221,8 @@ class _Replay(NamedTuple):
         dtype, n = self.tape.moment.mid.dtype, self.config.n_levels
         zeros, ticks = jnp.zeros(n, dtype), jnp.zeros(n, jnp.int32)
         orders = Orders(ticks, zeros, zeros, zeros, zeros, ticks)
-        return Exchange((orders, orders), new_account(self.tape.moment.mid[0]))
+        mid = worth(self.config.contract, self.tape.moment.mid[0], self.tape.reference_price)
+        return Exchange((orders, orders), new_account(mid, self.tape.moment.later_mid.shape[1]))
 
     def _nothing(self) -> Outcome:
         """No fills, no new orders."""
@@ -285,7 +289,7 @@ class _Replay(NamedTuple):
     def _trade(self, exchange: Exchange, moment: Moment) -> tuple[Exchange, Outcome]:
         """An execution: it fills orders of ours that it passed or whose queue it emptied (Q-2)."""
         sides = [match_trade(self.config, s, o, moment) for s, o in zip(SIDES, exchange.orders)]
-        after, outcome = self._settle(exchange, [o for o, _ in sides], [lots for _, lots in sides])
+        after, outcome = self._settle(exchange, [o for o, _ in sides], [lots for _, lots in sides], moment)
         return after._replace(account=marked(after.account)), outcome
 
     def _levels(self, exchange: Exchange, views: list[View], moment: Moment) -> tuple[Exchange, Outcome]:
@@ -298,7 +302,7 @@ class _Replay(NamedTuple):
             filled = jnp.where(crossed, ours.size, 0.0)
             orders.append(ours._replace(size=ours.size - filled))
             lots.append(filled)
-        after, outcome = self._settle(exchange, orders, lots)
+        after, outcome = self._settle(exchange, orders, lots, moment)
         # Fills happen at the mid before the event, so that its move against us is inventory loss, not spread.
         account = marked(revalued(after.account, worth(self.config.contract, moment.mid, self.tape.reference_price)))
         return after._replace(account=account), outcome
@@ -339,22 +343,24 @@ class _Replay(NamedTuple):
             n_orders=tuple(n + more for n, more in zip(account.n_orders, counts)),
         )
         if not config.post_only:
-            account = marked(self._charged(account, all_fills, config.taker_fee))
+            account = marked(self._charged(account, all_fills, config.taker_fee, moment))
         return Exchange(tuple(orders), account), Outcome(tuple(all_fills), tuple(accepted), tuple(rejected))
 
-    def _settle(self, exchange: Exchange, orders: list[Orders], lots: list[Sizes]) -> tuple[Exchange, Outcome]:
+    def _settle(
+        self, exchange: Exchange, orders: list[Orders], lots: list[Sizes], moment: Moment
+    ) -> tuple[Exchange, Outcome]:
         """Resting fills are paid at their own price."""
         fills = [Fills(n, o.ticks * self.tape.tick_size) for n, o in zip(lots, orders)]
-        account = self._charged(exchange.account, fills, self.config.maker_fee)
+        account = self._charged(exchange.account, fills, self.config.maker_fee, moment)
         return Exchange(tuple(orders), account), self._nothing()._replace(fills=tuple(fills))
 
     def _decide(self, desk: Desk, exchange: Exchange, index: Int[Array, ""]) -> Desk:
         account = exchange.account
         return decide(self.policy, self.tape, self.covariates, self.config, desk, exchange.orders, account, index)
 
-    def _charged(self, account: Account, fills: list[Fills], rate: Float[Array, ""]) -> Account:
-        config = self.config
-        return after_fills(account, tuple(fills), rate, config.fee_model, config.contract, self.tape.reference_price)
+    def _charged(self, account: Account, fills: list[Fills], rate: Float[Array, ""], moment: Moment) -> Account:
+        rules, reference = self.config, self.tape.reference_price
+        return after_fills(account, tuple(fills), rate, rules.fee_model, rules.contract, reference, moment.later_mid)
 
 
 def _both(pair: tuple[Array, Array]) -> Array:
@@ -380,6 +386,11 @@ def _record(after: Exchange, outcome: Outcome, mid: Float[Array, ""]) -> ReplayP
     )
 
 
+def _positive(lots: Float[Array, ""]) -> Float[Array, ""]:
+    """Without fills a mean over them is zero."""
+    return jnp.where(lots > 0, lots, 1.0)
+
+
 def _result(
     account: Account, quoted: Float[Array, "2"], seconds: Float[Array, ""], path: ReplayPath | None
 ) -> ReplayResult:
@@ -403,5 +414,7 @@ def _result(
         bid_quoted=share[0],
         ask_quoted=share[1],
         rejected=account.rejected,
+        bid_markouts=account.marked_out[0] / _positive(account.lots[0]),
+        ask_markouts=account.marked_out[1] / _positive(account.lots[1]),
         path=path,
     )

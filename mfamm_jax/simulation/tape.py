@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mfamm_jax.market.events import NS, BookUpdates, DataError, Kind, Session
 from mfamm_jax.market.ladder import NO_ASK, NO_BID, Ladder, build_ladder, placed_rows
-from mfamm_jax.simulation.latency import AbstractLatency
+from mfamm_jax.simulation.latency import AbstractLatency, nanoseconds
 from mfamm_jax.simulation.timeline import Step, Timeline, make_timeline
 
 WIDTH = 32  # most level changes in one step
@@ -49,6 +49,7 @@ class Moment(eqx.Module):
         trade_size: [recorded units].
         is_hidden: Whether a hidden order was executed.
         trade_placed: Event at which the executed order took its place in the queue; -1 = unknown.
+        later_mid: Mid some given times after the step; the last one where that is after the end [price].
     """
 
     action: Int[Array, "*step"]
@@ -67,6 +68,7 @@ class Moment(eqx.Module):
     trade_size: Float[Array, "*step"]
     is_hidden: Bool[Array, "*step"]
     trade_placed: Int[Array, "*step"]
+    later_mid: Float[Array, "*step later"]
 
 
 class Tape(eqx.Module):
@@ -129,6 +131,7 @@ def build_tape(
     end_ns: int | None = None,
     reference_ticks: int | None = None,
     depth_ticks: int = 1000,
+    markout_seconds: tuple[float, ...] = (),
     reduce: bool = True,
     ladder: Ladder | None = None,
 ) -> tuple[Tape, Timeline]:
@@ -145,6 +148,7 @@ def build_tape(
         reference_ticks: Default: the first mid, rounded down.
         depth_ticks: Orders farther than this outside the range of the best prices are filled only by prices beyond theirs:
             their queues are not kept.
+        markout_seconds: Times after a fill at which its gain is measured [s].
         reduce: False = one step for every event, to compare.
         ladder: From `build_ladder`, when several tapes are made of one session.
 
@@ -174,7 +178,16 @@ def build_tape(
     )
     seen = _as_received(session, ladder, rows)
     tape, tape_ns = _tape(session, ladder, seen, rows, timeline, reference_ticks, depth_ticks, reduce)
+    if markout_seconds:
+        later = np.stack([_later_mid(tape, tape_ns, seconds) for seconds in markout_seconds], axis=1)
+        tape = eqx.tree_at(lambda t: t.moment.later_mid, tape, _real(later))
     return tape, dataclasses.replace(timeline, tape_ns=tape_ns)
+
+
+def _later_mid(tape: Tape, tape_ns: np.ndarray, seconds: float) -> np.ndarray:
+    """Mid in force that long after each step."""
+    row = np.searchsorted(tape_ns, tape_ns + nanoseconds("markout_seconds", seconds), side="right") - 1
+    return np.asarray(tape.moment.mid)[row]
 
 
 class _Touch(NamedTuple):
@@ -363,6 +376,7 @@ def _tape(
         trade_size=_real(np.where(is_trade_step, trades["size"], 0.0)),
         is_hidden=jnp.asarray(is_trade_step & (trades["kind"] == Kind.HIDDEN_TRADE)),
         trade_placed=_whole(np.where(is_trade_step & (placed >= 0), placed, -1)),
+        later_mid=_real(np.zeros((len(action), 0))),
     )
     width = int(max(numbers.max(initial=1), 1))
     pad = np.zeros(width)
