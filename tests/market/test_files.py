@@ -1,5 +1,6 @@
 import gzip
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_blocks_of_any_size_end_at_line_ends_and_lose_nothing(tmp_path, monkeypa
     blocks = list(read_blocks(file, block_bytes))
     assert b"".join(blocks) == TEXT.rstrip().encode()
     assert all(block.endswith(b"\n") for block in blocks[:-1])
-    monkeypatch.setattr(files.read_blocks, "__defaults__", (block_bytes,))
+    monkeypatch.setattr(files, "read_blocks", partial(read_blocks, block_bytes=block_bytes))
     assert read_csv(file, COLUMNS)["id"].to_list() == [1, 2, 3]
     write(file, TEXT.replace("0.25", "x"))
     with pytest.raises(DataError, match="row 4: price is 'x', expected a number"):
@@ -151,6 +152,7 @@ def test_midnight_is_the_days_first_nanosecond():
         ([0.0, 0.25, 1.75], 0.25),
         ([0.00001234, 0.00001236], 2e-8),
         ([1.5], 1.5),
+        ([3e-9, 1e-9], 1e-9),
         ([0.1 + 0.2, 0.7], 0.1),  # one ulp of dust
         ([123456789.13, 1e9], 0.01),  # nine decimals would need more digits than a float has
         ([12345678.9, 0.3], 0.3),

@@ -120,11 +120,13 @@ def test_a_book_file_takes_the_trades_beside_it_and_a_trades_file_stays_alone(tm
     np.testing.assert_array_equal(load_tardis(levels).updates.t_ns, both.updates.t_ns)
     (tmp_path / (TRADES_NAME + ".gz")).unlink()
     assert len(load_tardis(levels).updates) == 11
+    assert load_tardis(levels.rename(tmp_path / "mine.csv")).feed == "levels"
 
 
 def test_rows_out_of_order_give_the_same_session(tmp_path):
     reference = load_tardis(write_both(tmp_path / "a"))
-    shuffled = load_tardis(write_both(tmp_path / "b", LEVELS[5:] + LEVELS[:5], TRADES[::-1]))
+    # In the file the two snapshots follow one another; they are two only in the order received.
+    shuffled = load_tardis(write_both(tmp_path / "b", LEVELS[5:7] + LEVELS[:5] + LEVELS[7:], TRADES[::-1]))
     for name, values in vars(reference.updates).items():
         np.testing.assert_array_equal(getattr(shuffled.updates, name), values, err_msg=name)
 

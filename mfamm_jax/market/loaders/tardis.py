@@ -75,7 +75,8 @@ def _files(path: Path) -> dict[str, Path]:
         files = {_content(path): path}
         trades = re.sub(r"_(incremental_book_L2|book_snapshot_\d+)_", "_trades_", path.name).removesuffix(".gz")
         beside = [path.with_name(name) for name in (trades, f"{trades}.gz") if path.with_name(name).is_file()]
-        return files if "trades" in files or not beside else {"trades": beside[0]} | files
+        has_trades_beside = beside and trades != path.name.removesuffix(".gz")
+        return {"trades": beside[0]} | files if has_trades_beside else files
     files: dict[str, Path] = {}
     for file in sorted(path.glob("*.csv*")):
         content = _content(file)
