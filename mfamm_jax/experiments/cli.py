@@ -211,19 +211,21 @@ def generate(
 
 @data.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="LOBSTER folder, message file or zip")],
-    tick_size: Annotated[float | None, typer.Option(help="default: detected")] = None,
-    crossed: Annotated[str, typer.Option(help="error or drop")] = "error",
+    path: Annotated[Path, typer.Argument(help="file, or folder of files that belong together")],
+    kind: Annotated[str | None, typer.Option(help="format; default: told by names and content")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="setting of the format, e.g. symbol=AAPL; see mfamm list")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Events, clocks, spreads, trade rates and gaps of a data file."""
+    from mfamm_jax.experiments.config import resolve_market
     from mfamm_jax.experiments.plain import plain
-    from mfamm_jax.experiments.sources import LobsterSource
+    from mfamm_jax.experiments.sources import guess_kind
     from mfamm_jax.market.facts import session_facts
 
-    if crossed not in ("error", "drop"):
-        raise ValueError(f'--crossed {crossed}: expected "error" or "drop"')
-    session, _ = LobsterSource(str(path), tick_size, crossed).load(Path(), 0)
+    source = resolve_market({"path": str(path), "kind": kind or guess_kind(path)}, option or [])
+    session, _ = source.load(Path(), 0)
     facts = plain(session_facts(session)) | {"notes": list(session.notes)}
     if as_json:
         typer.echo(json.dumps(facts))

@@ -265,6 +265,16 @@ def _construct(cls: type, table: dict[str, Any], place: str) -> Any:
         raise ConfigError(f"{place}: {error}") from error
 
 
+def resolve_market(table: dict[str, Any], overrides: list[str]) -> Any:
+    """A source of market data from its settings alone, as `[market]` of a config file would make it."""
+    table = {"market": dict(table)}
+    for item in overrides:
+        _override(table, f"market.{item}")
+    place = _Place("--set", "")
+    resolved = _resolve_kind(KINDS["market"], table["market"], place, "market", [])
+    return _construct(KINDS["market"][resolved["kind"]], {k: v for k, v in resolved.items() if k != "kind"}, "market")
+
+
 def _check_swept(cls: type, tables: dict[str, Any], place: _Place, path: str, values: list[Any]) -> None:
     """The path must exist and every value must be valid for it."""
     dotted = f"sweep.{path}"

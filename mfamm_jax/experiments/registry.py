@@ -4,7 +4,7 @@ from mfamm_jax.experiments.hjb_sweep import HJBExperiment
 from mfamm_jax.experiments.hummingbot import Hummingbot
 from mfamm_jax.experiments.paper_tables import PaperTables
 from mfamm_jax.experiments.quoting import Quoting
-from mfamm_jax.experiments.sources import LobsterSource, SyntheticSource
+from mfamm_jax.experiments.sources import SOURCES
 from mfamm_jax.solvers.triplet import TripletLoss
 
 EXPERIMENTS: dict[str, type] = {
@@ -15,7 +15,7 @@ EXPERIMENTS: dict[str, type] = {
 }
 
 # Tables whose `kind` picks the class; the first is the default.
-KINDS: dict[str, dict[str, type]] = {"market": {"synthetic": SyntheticSource, "lobster": LobsterSource}}
+KINDS: dict[str, dict[str, type]] = {"market": SOURCES}
 
 # Parameter objects with rulebook defaults that no experiment reads yet: `mfamm list` shows them, Python uses them.
 FROM_PYTHON: dict[str, type] = {"triplet": TripletLoss}

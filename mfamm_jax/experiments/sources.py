@@ -1,12 +1,23 @@
-"""Where order flow comes from: generated or recorded, through the same loader."""
+"""Where order flow comes from: generated or recorded, through the same loaders."""
 
 import json
+import re
+import zipfile
 from pathlib import Path
 from typing import Literal
 
 from mfamm_jax.fields import Checked, static_field
-from mfamm_jax.market.events import Session
+from mfamm_jax.market.events import DataError, Session
+from mfamm_jax.market.loaders.binance import load_binance
+from mfamm_jax.market.loaders.bitstamp import load_bitstamp
+from mfamm_jax.market.loaders.databento import load_databento
+from mfamm_jax.market.loaders.files import read_blocks
+from mfamm_jax.market.loaders.hftbacktest import load_hftbacktest
+from mfamm_jax.market.loaders.hftbacktest_raw import load_hftbacktest_raw
+from mfamm_jax.market.loaders.itch import load_itch
 from mfamm_jax.market.loaders.lobster import load_lobster, write_lobster
+from mfamm_jax.market.loaders.parquet import load_parquet
+from mfamm_jax.market.loaders.tardis import load_tardis
 from mfamm_jax.market.synthetic import generate_session
 
 Preset = Literal["small_tick", "quiet_small_tick", "large_tick"]
@@ -47,3 +58,157 @@ class LobsterSource(Checked):
     def load(self, folder: Path, seed: int) -> tuple[Session, dict | None]:
         """Loads the files; nothing is known about the truth."""
         return load_lobster(self.path, tick_size=self.tick_size, crossed=self.crossed), None
+
+
+class _File(Checked):
+    """A recorded file; nothing is known about the truth."""
+
+    path: str = static_field(help="file, or folder of files that belong together")
+    tick_size: float | None = static_field(default=None, lower=0.0, strict=True, unit="price", help="unset = detected")
+
+
+class HftbacktestSource(_File):
+    """hftbacktest npz event arrays."""
+
+    size_unit: float | None = static_field(
+        default=None, lower=0.0, strict=True, help="lot of the venue; unset = detected"
+    )
+
+    def load(self, folder: Path, seed: int) -> tuple[Session, None]:
+        """The file."""
+        return load_hftbacktest(self.path, tick_size=self.tick_size, size_unit=self.size_unit), None
+
+
+class HftbacktestRawSource(_File):
+    """Raw captures of hftbacktest's collector (Binance), several files of one recording separated by commas."""
+
+    size_unit: float | None = static_field(
+        default=None, lower=0.0, strict=True, help="lot of the venue; unset = detected"
+    )
+    gap: Literal["error", "resync"] = static_field(default="error", help="what to do at a gap in the depth updates")
+
+    def load(self, folder: Path, seed: int) -> tuple[Session, None]:
+        """The files in order."""
+        files = [part.strip() for part in self.path.split(",")]
+        return load_hftbacktest_raw(files, tick_size=self.tick_size, size_unit=self.size_unit, gap=self.gap), None
+
+
+class TardisSource(_File):
+    """Tardis csv: incremental_book_L2, trades, book_snapshot_5 or _25; a folder or a file with its trades beside it."""
+
+    size_unit: float | None = static_field(
+        default=None, lower=0.0, strict=True, help="lot of the venue; unset = detected"
+    )
+
+    def load(self, folder: Path, seed: int) -> tuple[Session, None]:
+        """The file or folder."""
+        return load_tardis(self.path, tick_size=self.tick_size, size_unit=self.size_unit), None
+
+
+class BinanceSource(_File):
+    """Binance public dumps: aggTrades, trades, bookTicker; a folder with trades and bookTicker of one day."""
+
+    size_unit: float | None = static_field(
+        default=None, lower=0.0, strict=True, help="lot of the venue; unset = detected"
+    )
+
+    def load(self, folder: Path, seed: int) -> tuple[Session, None]:
+        """The file or folder."""
+        return load_binance(self.path, tick_size=self.tick_size, size_unit=self.size_unit), None
+
+
+class DatabentoSource(_File):
+    """Databento DBN files (mbo, mbp-10, mbp-1, tbbo, trades); needs the extra `databento`."""
+
+    symbol: str | None = static_field(default=None, help="needed when the file has several instruments")
+
+    def load(self, folder: Path, seed: int) -> tuple[Session, None]:
+        """The file."""
+        return load_databento(self.path, symbol=self.symbol, tick_size=self.tick_size), None
+
+
+class ItchSource(Checked):
+    """Nasdaq ITCH 5.0; needs the extra `itch`."""
+
+    path: str = static_field(help="length-prefixed messages, .gz or plain")
+    symbol: str | None = static_field(default=None, help="stock; required")
+    date: str | None = static_field(default=None, help="YYYY-MM-DD, for absolute times")
+
+    def load(self, folder: Path, seed: int) -> tuple[Session, None]:
+        """One stock of the file."""
+        return load_itch(self.path, symbol=self.symbol, session_date=self.date), None
+
+
+class BitstampSource(Checked):
+    """Bitstamp order events in obAnalytics' csv layout."""
+
+    path: str = static_field(help="csv or csv.gz")
+
+    def load(self, folder: Path, seed: int) -> tuple[Session, None]:
+        """The file."""
+        return load_bitstamp(self.path), None
+
+
+class ParquetSource(_File):
+    """Parquet of the documented schema (docs/data.md)."""
+
+    size_unit: float | None = static_field(
+        default=None, lower=0.0, strict=True, help="lot of the venue; unset = detected"
+    )
+
+    def load(self, folder: Path, seed: int) -> tuple[Session, None]:
+        """The file."""
+        return load_parquet(self.path, tick_size=self.tick_size, size_unit=self.size_unit), None
+
+
+SOURCES: dict[str, type] = {
+    "synthetic": SyntheticSource,
+    "lobster": LobsterSource,
+    "hftbacktest": HftbacktestSource,
+    "hftbacktest_raw": HftbacktestRawSource,
+    "tardis": TardisSource,
+    "binance": BinanceSource,
+    "databento": DatabentoSource,
+    "itch": ItchSource,
+    "bitstamp": BitstampSource,
+    "parquet": ParquetSource,
+}
+
+
+def guess_kind(path: Path) -> str:
+    """The kind of a file or folder by its names and first bytes.
+
+    Raises:
+        DataError: Nothing fits.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    names = [path.name] + ([entry.name for entry in path.iterdir()] if path.is_dir() else _members(path))
+    for kind, pattern in NAMES.items():
+        if any(re.search(pattern, name, re.IGNORECASE) for name in names):
+            return kind
+    head = b"" if path.is_dir() else next(read_blocks(path, 1 << 16), b"")
+    for kind, first in FIRST_BYTES.items():
+        if re.match(first, head):
+            return kind
+    raise DataError(f"{path}: cannot tell its format; name it: {', '.join(k for k in SOURCES if k != 'synthetic')}")
+
+
+NAMES = {
+    "hftbacktest": r"\.np[yz]$",
+    "databento": r"\.dbn(\.zst)?$",
+    "parquet": r"\.parquet$",
+    "lobster": r"lobster|_(message|orderbook)_\d+\.csv",
+    "tardis": r"incremental_book_L2|book_snapshot_\d+|_trades_\d{4}-",
+    "binance": r"-(aggTrades|trades|bookTicker|klines|bookDepth)-",
+    "itch": r"itch",
+}
+FIRST_BYTES = {
+    "hftbacktest_raw": rb"\d{16,19} \{",
+    "bitstamp": rb"id,timestamp,exchange.timestamp,",
+    "tardis": rb"exchange,symbol,timestamp,",
+}
+
+
+def _members(path: Path) -> list[str]:
+    return zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []

@@ -96,8 +96,14 @@ def case_tape(inputs: dict[str, Any], *, reduce: bool = True) -> tuple[Tape, Cov
 def case_policy(inputs: dict[str, Any], tape: Tape) -> NearestTickRule:
     """The rule with the case's numbers; lots are whole coins."""
     tick = inputs["tick_size"]
-    numbers = (inputs[name] for name in ("half_spread", "skew_per_order", "order_quantity", "max_position"))
-    return NearestTickRule(*numbers, tick, round(float(tape.reference_price) / tick))
+    return NearestTickRule(
+        half_spread=inputs["half_spread"],
+        skew_per_order=inputs["skew_per_order"],
+        size=inputs["order_quantity"],
+        max_position=inputs["max_position"],
+        tick_size=tick,
+        reference_ticks=round(float(tape.reference_price) / tick),
+    )
 
 
 def case_config(inputs: dict[str, Any]) -> ReplayConfig:

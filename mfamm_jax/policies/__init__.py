@@ -5,6 +5,7 @@ from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState, Q
 from mfamm_jax.policies.rules import (
     QuoteRules,
     RuledPolicy,
+    SkewedPolicy,
     SymmetricPolicy,
     apply_rules,
     round_to_ticks,
@@ -25,6 +26,7 @@ __all__ = [
     "QuoteRules",
     "Quotes",
     "RuledPolicy",
+    "SkewedPolicy",
     "SymmetricPolicy",
     "TableAxes",
     "ValueTablePolicy",

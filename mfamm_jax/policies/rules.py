@@ -98,3 +98,29 @@ class SymmetricPolicy(AbstractPolicy):
             bid_size=jnp.where(state.inventory < self.max_inventory, self.size, 0.0),
             ask_size=jnp.where(state.inventory > -self.max_inventory, self.size, 0.0),
         )
+
+
+class SkewedPolicy(AbstractPolicy):
+    """A half spread around the mid shifted against the inventory: the workhorse of replays and sweeps.
+
+    Args:
+        half_spread: [price].
+        skew: Shift of both quotes for each lot held [price/lot].
+        max_inventory: [lots]; a side stops at it.
+        size: [lots].
+    """
+
+    half_spread: Float[Array, ""] = real_field()
+    skew: Float[Array, ""] = real_field()
+    max_inventory: Float[Array, ""] = real_field()
+    size: Float[Array, ""] = real_field(default=1.0)
+
+    def __call__(self, state: MarketState) -> Quotes:
+        """Quotes around mid - skew * inventory."""
+        shift = self.skew * state.inventory
+        return Quotes(
+            bid_depth=self.half_spread + shift,
+            ask_depth=self.half_spread - shift,
+            bid_size=jnp.where(state.inventory < self.max_inventory, self.size, 0.0),
+            ask_size=jnp.where(state.inventory > -self.max_inventory, self.size, 0.0),
+        )

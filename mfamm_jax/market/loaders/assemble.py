@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mfamm_jax.market.events import BookUpdates, DataError, Feed, Kind, Session
-from mfamm_jax.market.loaders.files import grid_step, midnight, multiples
+from mfamm_jax.market.loaders.files import MAX_SIZE, grid_step, midnight, multiples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,13 @@ def assemble(
     unit = size_unit or grid_step([columns.size[priced]])
     price = np.where(priced, columns.price, np.rint(columns.price / tick) * tick)
     ticks = multiples(f"{name}: price", price, tick, "check tick_size or leave it unset")
-    sizes = multiples(f"{name}: size", np.where(priced, columns.size, 0.0), unit, "check size_unit or leave it unset")
+    sizes = multiples(
+        f"{name}: size",
+        np.where(priced, columns.size, 0.0),
+        unit,
+        "check size_unit or leave it unset",
+        largest=MAX_SIZE,
+    )
     order = np.argsort(columns.exchange_ns, kind="stable")
     exchange, local = columns.exchange_ns[order], columns.local_ns
     epoch = midnight(exchange[0])

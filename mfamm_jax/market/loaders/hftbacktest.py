@@ -36,7 +36,10 @@ def load_hftbacktest(path: str | Path, *, tick_size: float | None = None, size_u
     file = Path(path)
     data = _read(file)
     code = (data["ev"] & 0xFF).astype(np.int64)
-    counts = {"rows": len(data), "rows_by_event": {str(k): int(n) for k, n in zip(*np.unique(code, return_counts=True))}}
+    counts = {
+        "rows": len(data),
+        "rows_by_event": {str(k): int(n) for k, n in zip(*np.unique(code, return_counts=True))},
+    }
     data, code = (x[(data["ev"] & EXCHANGE) != 0] for x in (data, code))
     known = np.isin(code, [*LEVEL_KINDS, *ORDER_KINDS])
     by_order = bool(np.isin(code, list(ORDER_KINDS)).any())
@@ -50,7 +53,9 @@ def load_hftbacktest(path: str | Path, *, tick_size: float | None = None, size_u
     is_bid = (data["ev"] & BUY) != 0
     is_ask = (data["ev"] & SELL) != 0
     side = is_bid.astype(np.int8) - is_ask.astype(np.int8)
-    aggressor = (kind == Kind.TRADE) & (code != FILL)  # a trade carries its initiator's side, a fill the resting order's
+    aggressor = (kind == Kind.TRADE) & (
+        code != FILL
+    )  # a trade carries its initiator's side, a fill the resting order's
     return assemble(
         file.name.split(".")[0],
         Columns(
@@ -77,7 +82,9 @@ def _read(file: Path) -> np.ndarray:
         content = np.load(file, allow_pickle=False)
         data = content if isinstance(content, np.ndarray) else content["data"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f'{file}: not an npz file with an array "data" ({error}); convert or download it again') from error
+        raise DataError(
+            f'{file}: not an npz file with an array "data" ({error}); convert or download it again'
+        ) from error
     missing = [name for name in FIELDS if name not in (data.dtype.names or ())]
     if missing:
         raise DataError(f"{file}: no field {', '.join(missing)}; expected hftbacktest's event records")

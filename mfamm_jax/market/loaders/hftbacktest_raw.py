@@ -51,7 +51,9 @@ def load_hftbacktest_raw(
             except (KeyError, TypeError, ValueError, IndexError) as error:
                 if isinstance(error, DataError):
                     raise
-                raise DataError(f"{file}: line {number}: not a message of a depth, trade or bookTicker stream ({error!r})") from error
+                raise DataError(
+                    f"{file}: line {number}: not a message of a depth, trade or bookTicker stream ({error!r})"
+                ) from error
     if reader.snapshot_id is None:
         raise DataError(f"{name}: no depth snapshot; give the first file of the recording before this one")
     return reader.session(name, tick_size, size_unit, tuple((f.name, file_hash(f)) for f in files))
@@ -66,7 +68,9 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 yield int(time), json.loads(text)
             except ValueError as error:
-                raise DataError(f"{file}: line {number}: {line[:60]!r}, expected a local time and a JSON message") from error
+                raise DataError(
+                    f"{file}: line {number}: {line[:60]!r}, expected a local time and a JSON message"
+                ) from error
 
 
 class _Reader:
@@ -156,7 +160,9 @@ class _Reader:
     @no_type_check
     def _diff(self, place, local, data) -> None:
         is_futures = "pu" in data
-        if self.last_id is None and (data["u"] < self.snapshot_id or (not is_futures and data["u"] == self.snapshot_id)):
+        if self.last_id is None and (
+            data["u"] < self.snapshot_id or (not is_futures and data["u"] == self.snapshot_id)
+        ):
             self.counts["dropped_diffs"] += 1
             return
         if self.last_id is None:
@@ -217,7 +223,8 @@ def _with_quotes(session: Session, name: str, quotes: list[np.ndarray]) -> Sessi
     local = local + session.counts["clock_correction_ns"] - session.epoch_ns
     steps = (session.tick_size, session.size_unit) * 2
     bid, bid_size, ask, ask_size = (
-        multiples(f"{name}: bookTicker", x, step, "check tick_size and size_unit")[:, None] for x, step in zip(values, steps)
+        multiples(f"{name}: bookTicker", x, step, "check tick_size and size_unit")[:, None]
+        for x, step in zip(values, steps)
     )
     books = BookSnapshots(bid.astype(np.int32), bid_size.astype(float), ask.astype(np.int32), ask_size.astype(float))
     t_ns = np.where(exchange > 0, exchange - session.epoch_ns, local)
