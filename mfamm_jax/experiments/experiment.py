@@ -43,6 +43,14 @@ class AbstractExperiment(Checked):
         """Numbers of the base run for `metrics.json`, possibly nested; `ok` decides the exit code."""
         return dict(jax.jit(lambda *args: self.row(plan, *args))(prepared, key))
 
+    def kept(self, prepared: Any, results: Arrays) -> Arrays:
+        """Which results go to arrays/base.npz."""
+        return results
+
+    def logs(self, prepared: Any, results: Arrays) -> dict[str, dict[str, Any]]:
+        """Tables for logs/NAME.parquet: column name -> array. The manifest has their hashes."""
+        return {}
+
     @abc.abstractmethod
     def numbers_per_row(self) -> int:
         """About how many numbers a sweep row holds in memory at once."""

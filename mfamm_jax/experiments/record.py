@@ -79,6 +79,18 @@ class RunFolder:
         np.savez_compressed(partial, **arrays)  # pyrefly: ignore
         os.replace(partial, self.root / "arrays" / (name + ".npz"))
 
+    def write_log(self, name: str, table: dict[str, np.ndarray]) -> str:
+        """Atomic Parquet; returns the sha256 of the content, the same for the same rows."""
+        (self.root / "logs").mkdir(exist_ok=True)
+        path = self.root / "logs" / f"{name}.parquet"
+        partial = path.with_suffix(".partial")
+        pl.DataFrame(table).write_parquet(partial)
+        os.replace(partial, path)
+        digest = hashlib.sha256()
+        for column, values in table.items():
+            digest.update(column.encode() + np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
     def part(self, number: int) -> Path:
         """Where a chunk of rows goes."""
         return self.root / "parts" / f"part-{number:05d}.parquet"

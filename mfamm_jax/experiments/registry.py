@@ -4,6 +4,7 @@ from mfamm_jax.experiments.hjb_sweep import HJBExperiment
 from mfamm_jax.experiments.hummingbot import Hummingbot
 from mfamm_jax.experiments.paper_tables import PaperTables
 from mfamm_jax.experiments.quoting import Quoting
+from mfamm_jax.experiments.replay_run import Replay
 from mfamm_jax.experiments.sources import SOURCES
 from mfamm_jax.solvers.triplet import TripletLoss
 
@@ -12,6 +13,7 @@ EXPERIMENTS: dict[str, type] = {
     "hjb": HJBExperiment,
     "avellaneda_stoikov_2008": PaperTables,
     "hummingbot": Hummingbot,
+    "replay": Replay,
 }
 
 # Tables whose `kind` picks the class; the first is the default.

@@ -70,7 +70,9 @@ def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progre
         plan = stages.pop("plan")
         metrics = plain(experiment.metrics(plan, prepared, results, key))
         manifest |= {"stages": stages} | plain(experiment.provenance(prepared))
-        folder.write_arrays("base", flatten(results))
+        folder.write_arrays("base", flatten(experiment.kept(prepared, results)))
+        logs = experiment.logs(prepared, results)
+        manifest |= {"logs": {name: folder.write_log(name, table) for name, table in logs.items()}} if logs else {}
         code = DONE if metrics.get("ok", True) else FAILED
         if config.sweep:
             begin = time.perf_counter()
