@@ -30,7 +30,7 @@ OUTSIDE = {
 # Files, clock, processes and printing live here.
 HOST = {
     *("cli", "config", "figures", "hummingbot_file", "record", "report", "runner", "sources", "sweep", "verify"),
-    "verify_replay",
+    *("verify_replay", "replay_figures"),
     "__main__",
 }
 # `prepare` receives a folder; these only pass it on.

@@ -81,7 +81,9 @@ def load_config(name: str, overrides: list[str] | None = None) -> Config:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    overridden = {_override(table, item) for item in overrides or []}
+    # A table's kind first: another kind starts from its own defaults, not from the file's settings of the old one.
+    ordered = sorted(overrides or [], key=lambda item: not item.split("=")[0].endswith(".kind"))
+    overridden = {_override(table, item) for item in ordered}
     return parse_config(table, _Place(str(path), text, frozenset(overridden)), default_name=path.stem)
 
 
@@ -336,6 +338,8 @@ def _override(table: dict[str, Any], item: str) -> str:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {path}: {name} is a value, not a table")
+    if last == "kind" and table.get("kind") != value:
+        table.clear()
     table[last] = value
     return path
 

@@ -25,12 +25,15 @@ Arrays = dict[str, np.ndarray]
 MAX_POINTS = 1500
 
 
-def _axes(n: int = 1, height: float = 3.2) -> tuple[Any, Any]:
+def figure_axes(n: int = 1, height: float = 3.2, rows: int = 1) -> tuple[Any, Any]:
+    """Panels side by side, or below one another on one time axis."""
     plt.rcParams.update(STYLE)
-    return plt.subplots(1, n, figsize=(8.5, height), squeeze=False, layout="constrained")
+    below = rows > 1
+    return plt.subplots(rows, n, figsize=(8.5, height), squeeze=False, layout="constrained", sharex=below)
 
 
-def _svg(figure: Any) -> str:
+def svg_text(figure: Any) -> str:
+    """The figure as SVG."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)
@@ -46,7 +49,7 @@ def _heat(figure: Any, axis: Any, x: np.ndarray, y: np.ndarray, values: np.ndarr
 
 def quotes(arrays: Arrays) -> str:
     """Depths against inventory at three times, the closed form dashed, and the reservation price."""
-    figure, axes = _axes(2)
+    figure, axes = figure_axes(2)
     left, right = axes[0]
     q, rows = arrays["inventory"], len(arrays["time_left"])
     for side, colour in (("bid", BID), ("ask", ASK)):
@@ -64,32 +67,32 @@ def quotes(arrays: Arrays) -> str:
     right.plot(q, closed, "--", color="black", lw=0.8, label="closed form")
     right.set(xlabel="inventory [lots]", ylabel="reservation price - mid [price]")
     right.legend()
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def value(arrays: Arrays) -> str:
     """Value relative to zero inventory, and the difference of two numerical methods where both were run."""
     middle = arrays["inventory"].size // 2
     if len(arrays["time_left"]) < 3:
-        figure, axes = _axes()
+        figure, axes = figure_axes()
         axes[0, 0].plot(
             arrays["inventory"], arrays["value"][-1] - arrays["value"][-1, middle], "o-", ms=3, color="black"
         )
         axes[0, 0].set(xlabel="inventory [lots]", ylabel="H(q) - H(0) [price lot]")
-        return _svg(figure)
+        return svg_text(figure)
     panels = [(arrays["value"] - arrays["value"][:, [middle]], "H(q) - H(0) [price lot]")]
     if "value_difference" in arrays:
         panels.append((arrays["value_difference"], "difference to the second method"))
-    figure, axes = _axes(len(panels))
+    figure, axes = figure_axes(len(panels))
     for axis, (table, label) in zip(axes[0], panels):
         _heat(figure, axis, arrays["time_left"], arrays["inventory"], table.T, label)
         axis.set(xlabel="time left [s]", ylabel="inventory [lots]")
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def profit(arrays: Arrays) -> str:
     """Histograms of the simulated P&L."""
-    figure, axes = _axes()
+    figure, axes = figure_axes()
     axis = axes[0, 0]
     ours, baseline = arrays["simulation/pnl"], arrays["simulation/baseline_pnl"]
     bins = np.histogram_bin_edges(np.concatenate([ours, baseline]), bins=60)
@@ -97,16 +100,16 @@ def profit(arrays: Arrays) -> str:
     axis.hist(ours, bins, color=OURS, alpha=0.6, label="solved quotes")
     axis.set(xlabel="P&L of an episode [price lot]", ylabel="episodes")
     axis.legend()
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def inventory(arrays: Arrays) -> str:
     """Quantile fan of the simulated inventory with example paths."""
-    figure, axes = _axes()
+    figure, axes = figure_axes()
     axis = axes[0, 0]
     fan = arrays["simulation/inventory_quantiles"]
     t = float(arrays["simulation/horizon"]) * np.arange(1, fan.shape[1] + 1) / fan.shape[1]
-    keep = _thin(len(t), 300)
+    keep = thin(len(t), 300)
     for path in arrays["simulation/example_inventory"]:
         axis.step(t[keep], path[keep], color="black", lw=0.3, alpha=0.35)
     axis.fill_between(t[keep], fan[0, keep], fan[4, keep], color=OURS, alpha=0.2, label="5-95 %", step="post")
@@ -114,30 +117,31 @@ def inventory(arrays: Arrays) -> str:
     axis.plot(t[keep], fan[2, keep], color=OURS, label="median")
     axis.set(xlabel="time [s]", ylabel="inventory [lots]")
     axis.legend(ncols=3)
-    return _svg(figure)
+    return svg_text(figure)
 
 
-def _thin(n: int, most: int = MAX_POINTS) -> np.ndarray:
+def thin(n: int, most: int = MAX_POINTS) -> np.ndarray:
+    """Rows to draw, evenly spread."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
 
 
 def replay(arrays: Arrays) -> str:
     """Value and inventory over the replayed part."""
-    figure, axes = _axes(2)
+    figure, axes = figure_axes(2)
     minutes = arrays["replay_seconds"] / 60
-    keep = _thin(len(minutes))
+    keep = thin(len(minutes))
     for name, colour, label in (("replay", OURS, "solved"), ("replay_baseline", BASELINE, "symmetric")):
         for axis, what in zip(axes[0], ("value", "inventory")):
             axis.step(minutes[keep], arrays[f"{name}/path/{what}"][keep], color=colour, lw=1, label=label, where="post")
     axes[0, 0].set(xlabel="time in the test part [min]", ylabel="cash + inventory at the mid [price lot]")
     axes[0, 1].set(xlabel="time in the test part [min]", ylabel="inventory [lots]")
     axes[0, 0].legend()
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def fill_rates(arrays: Arrays) -> str:
     """Realised fills per second of resting order, by depth, with 95 % intervals, against the fitted curve."""
-    figure, axes = _axes(2)
+    figure, axes = figure_axes(2)
     seconds = np.diff(arrays["replay_seconds"])
     tick, mid = float(arrays["tick_size"]), arrays["replay/path/mid"][:-1]
     for axis, column, side, sign, colour in ((axes[0, 0], 0, "bid", 1, BID), (axes[0, 1], 1, "ask", -1, ASK)):
@@ -161,36 +165,36 @@ def fill_rates(arrays: Arrays) -> str:
             axis.plot(grid, model, color="black", label=r"fitted $\lambda(\delta)$, average state")
             axis.set(xlabel=f"{side} depth [price]", ylabel="fills per second", ylim=(0, None))
             axis.legend()
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def residuals(arrays: Arrays) -> str:
     """QQ plot of the time-rescaling residuals."""
-    figure, axes = _axes(2)
+    figure, axes = figure_axes(2)
     for axis, side, colour in ((axes[0, 0], "bid", BID), (axes[0, 1], "ask", ASK)):
         prefix = f"fit/{side}/goodness"
         n = int(arrays[f"{prefix}/n_residuals"])
         x, y = arrays[f"{prefix}/theoretical"][:n], arrays[f"{prefix}/empirical"][:n]
-        keep = _thin(n)
+        keep = thin(n)
         axis.plot(x[keep], y[keep], ".", ms=3, color=colour)
         axis.plot([0, x.max()], [0, x.max()], color="black", lw=0.8)
         axis.set(xlabel="standard exponential", ylabel="rescaled interarrival", title=f"{side} side")
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def markouts(values: dict[str, Any]) -> str:
     """Mean gain per lot of our fills some time later."""
-    figure, axes = _axes(height=2.4)
+    figure, axes = figure_axes(height=2.4)
     heights = [float(x) for x in values.values()]
     axes[0, 0].bar(list(values), heights, color=[OURS if x >= 0 else ASK for x in heights], width=0.5)
     axes[0, 0].axhline(0, color="black", lw=0.8)
     axes[0, 0].set(xlabel="time after the fill", ylabel="gain per lot [price]")
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def sensitivities(gradient: dict[str, dict[str, Any]]) -> str:
     """Change of the expected P&L for one percent more of each parameter."""
-    figure, axes = _axes(height=2.2)
+    figure, axes = figure_axes(height=2.2)
     names = list(gradient)
     change = [float(gradient[n]["autodiff"]) * float(gradient[n]["at"]) * 0.01 for n in names]
     difference = [float(gradient[n]["finite_difference"]) * float(gradient[n]["at"]) * 0.01 for n in names]
@@ -199,7 +203,7 @@ def sensitivities(gradient: dict[str, dict[str, Any]]) -> str:
     axes[0, 0].axvline(0, color="black", lw=0.8)
     axes[0, 0].set(xlabel="change of E[P&L] for +1 % [price lot]")
     axes[0, 0].legend()
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def _scale(axis: Any, which: str, values: np.ndarray) -> None:
@@ -211,7 +215,7 @@ def sweep(rows: pl.DataFrame, names: list[str], metrics: list[str]) -> str:
     """Heat maps over two parameters, lines over one, parallel coordinates over more."""
     if len(names) > 2 or len(rows) != np.prod([rows[name].n_unique() for name in names]):
         return _parallel(rows, names, metrics[0])
-    figure, axes = _axes(len(metrics))
+    figure, axes = figure_axes(len(metrics))
     for axis, metric in zip(axes[0], metrics):
         table = rows.sort(names)
         x = np.unique(table[names[0]].to_numpy())
@@ -225,26 +229,26 @@ def sweep(rows: pl.DataFrame, names: list[str], metrics: list[str]) -> str:
             axis.set(xlabel=names[0], ylabel=names[1])
             _scale(axis, "y", y)
         _scale(axis, "x", x)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def _parallel(rows: pl.DataFrame, names: list[str], metric: str) -> str:
     """One line per row; the colour is the metric."""
-    figure, axes = _axes()
+    figure, axes = figure_axes()
     axis = axes[0, 0]
-    rows = rows.sort(metric)[_thin(len(rows), 400)]
+    rows = rows.sort(metric)[thin(len(rows), 400)]
     columns = [rows[name].to_numpy() for name in (*names, metric)]
     scaled = [(c - c.min()) / max(np.ptp(c), 1e-300) for c in columns]
     for line, shade in zip(np.array(scaled).T, scaled[-1]):
         axis.plot(line, color=plt.get_cmap("viridis")(shade), lw=0.6, alpha=0.7)
     axis.set_xticks(range(len(columns)), [*names, metric])
     axis.set_yticks([0, 1], ["smallest", "largest"])
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def frontier(rows: pl.DataFrame, metric: str, risk: str) -> str:
     """Every row by risk and mean, and the rows that no other beats in both."""
-    figure, axes = _axes()
+    figure, axes = figure_axes()
     axis = axes[0, 0]
     table = rows.filter(pl.col("ok")).sort(risk)
     x, y = table[risk].to_numpy(), table[metric].to_numpy()
@@ -253,7 +257,7 @@ def frontier(rows: pl.DataFrame, metric: str, risk: str) -> str:
     axis.plot(x[best], y[best], "o-", color=OURS, ms=4, label="not beaten in both")
     axis.set(xlabel=risk, ylabel=metric)
     axis.legend()
-    return _svg(figure)
+    return svg_text(figure)
 
 
 BOT_COLOURS = ("tab:purple", "tab:orange", "tab:brown", "tab:blue", "tab:green")
@@ -265,7 +269,7 @@ def _bots(arrays: Arrays) -> list[str]:
 
 def bot_quotes(arrays: Arrays) -> str:
     """Bid and ask of every model over the share of base in the wallet; the second panel without those that dwarf the rest."""
-    figure, axes = _axes(2, 3.6)
+    figure, axes = figure_axes(2, 3.6)
     share, models = arrays["quotes/share"], _bots(arrays)
     widest = {m: np.nanmax(np.abs(arrays[f"quotes/{m}/inventory"][:, [0, 2]])) for m in models}
     near = 3 * min(widest.values())
@@ -280,12 +284,12 @@ def bot_quotes(arrays: Arrays) -> str:
         axis.axhline(0, color="black", lw=0.5)
     axes[0, 0].legend(fontsize=7)
     axes[0, 1].set_title("the narrow ones", fontsize=9)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def bot_profits(arrays: Arrays) -> str:
     """Distribution of the P&L per path: quartiles, whiskers at 5 and 95 %."""
-    figure, axes = _axes(1, 3.2)
+    figure, axes = figure_axes(1, 3.2)
     models = _bots(arrays)
     data = [arrays[f"paths/{model}/pnl"] for model in models]
     boxes = axes[0, 0].boxplot(data, tick_labels=models, whis=(5, 95), showfliers=False, patch_artist=True)
@@ -293,4 +297,4 @@ def bot_profits(arrays: Arrays) -> str:
         box.set(facecolor=colour, alpha=0.5)
     axes[0, 0].axhline(0, color="black", lw=0.5)
     axes[0, 0].set(ylabel="P&L beyond holding [quote currency]")
-    return _svg(figure)
+    return svg_text(figure)

@@ -172,7 +172,7 @@ class Replay(AbstractExperiment):
             "fees": result.fees,
             "max_drawdown": result.max_drawdown,
             "inventory": result.inventory,
-            "max_inventory": result.max_inventory,
+            "largest_inventory": result.max_inventory,
             "fills": result.n_bid_fills + result.n_ask_fills,
             "lots": result.bid_fills + result.ask_fills,
             "orders": result.n_bid_orders + result.n_ask_orders,

@@ -1,5 +1,6 @@
 """Numbers and tables of a replay for the screen, `metrics.json` and the report."""
 
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,11 +30,12 @@ def replay_metrics(experiment: Any, prepared: Any, result: Any) -> dict[str, Any
         "orders": result.n_bid_orders + result.n_ask_orders,
         "refused": result.rejected,
         "final_inventory": result.inventory,
-        "max_inventory": result.max_inventory,
+        "largest_inventory": result.max_inventory,
         "max_drawdown": result.max_drawdown,
         "identity_residual": result.residual,
         "events": report["n_events"],
         "steps": len(report["tape_ns"]),
+        "replayed": {"first_ns": int(report["tape_ns"][0]) + report["epoch_ns"]},
         "adverse_selection": adverse,
         "facts": report["facts"],
         "tables": [
@@ -137,13 +139,15 @@ def _queue(orders: dict[str, np.ndarray]) -> dict[str, Any]:
     seen = np.isfinite(front)
     rows = []
     if seen.any():
-        edges = np.unique(np.quantile(front[seen], QUEUE_EDGES))
-        place = np.clip(np.searchsorted(edges, front[seen], side="right") - 1, 0, max(len(edges) - 2, 0))
-        for number in range(max(len(edges) - 1, 1)):
-            which = place == number
-            if which.any():
-                low, high = edges[number], edges[min(number + 1, len(edges) - 1)]
-                rows.append([f"{low:g} to {high:g}", int(which.sum()), float(filled[seen][which].mean())])
+        ahead, hit = front[seen], filled[seen]
+        if (ahead == 0).any():
+            rows.append(["nothing", int((ahead == 0).sum()), float(hit[ahead == 0].mean())])
+        edges = np.unique(np.quantile(ahead[ahead > 0], QUEUE_EDGES)) if (ahead > 0).any() else np.zeros(0)
+        for low, high in itertools.pairwise(edges):
+            which = (ahead > low if low > edges[0] else ahead >= low) & (ahead <= high)
+            rows.append(
+                [f"{low:.4g} to {high:.4g}", int(which.sum()), float(hit[which].mean()) if which.any() else 0.0]
+            )
     rows.append(["not visible", int((~seen & (orders["outcome"] != "refused")).sum()), 0.0])
     return {
         "title": "Queue in front at arrival",

@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 import polars as pl
 
-from mfamm_jax.experiments import figures
+from mfamm_jax.experiments import figures, replay_figures
 from mfamm_jax.experiments.config import ConfigError
 
 PAGE = jinja2.Template(
@@ -114,8 +114,10 @@ def _summary(run: Run) -> str:
             _note(note) for note in data["notes"]
         )
         names = ("n_events", "duration_s", "marketable_orders", "spread_ticks_time_mean", "spread_ticks_event_mean")
+        names = tuple(name for name in names if name in facts)
         text += _table([name.replace("_", " ") for name in names], [[facts[name] for name in names]])
-        text += _note("Fitted on the first half of the session, replayed on the second.")
+        if "fit" in run.metrics:
+            text += _note("Fitted on the first half of the session, replayed on the second.")
     return text + _table(["metric", "value"], simple)
 
 
@@ -130,6 +132,21 @@ def _tables(run: Run) -> str:
         caption = "P&amp;L per path: quartiles, whiskers at 5 and 95 %. Data: arrays/base.npz, paths."
         text += _figure(run, "bot_profits", figures.bot_profits(run.arrays), caption)
     return text
+
+
+def _trading(run: Run) -> str:
+    if "trading/value" not in run.arrays:
+        return ""
+    fills, orders = (pl.read_parquet(run.root / "logs" / f"{name}.parquet") for name in ("fills", "orders"))
+    start = run.metrics["replayed"]["first_ns"]
+    fills = fills.with_columns(seconds=(pl.col("time_ns") - start) / 1e9)
+    text = _figure(
+        run, "trading", replay_figures.trading(run.arrays, fills), "Data: arrays/base.npz, logs/fills.parquet."
+    )
+    text += _figure(
+        run, "close_up", replay_figures.close_up(run.arrays, fills), "Resting orders where fills are most frequent."
+    )
+    return text + _figure(run, "queue", replay_figures.queue(orders), "Data: logs/orders.parquet.")
 
 
 def _profit(run: Run) -> str:
@@ -276,8 +293,12 @@ def _sweep(run: Run) -> str:
     if run.rows.is_empty():
         return ""
     found = [name for name in run.rows.columns if name not in (*run.axes, "config_id", "ok")]
-    shown = [name for name in ("expected_pnl", "replay_pnl", "value", "spread") if name in found][:2] or found[:2]
+    preferred = ("expected_pnl", "replay_pnl", "value", "spread", "pnl", "fills")
+    shown = [name for name in preferred if name in found][:2] or found[:2]
     numeric = [name for name in run.axes if run.rows[name].dtype.is_numeric()]
+    if len(numeric) > 2:  # a heat map for each value of the shortest axis
+        shortest = min(numeric, key=lambda name: run.rows[name].n_unique())
+        numeric = [name for name in numeric if name != shortest or run.rows[name].n_unique() > MOST_PARTS]
     failed = int((~run.rows["ok"]).sum())
     text = _note(f"{len(run.rows):,} rows, {failed} failed. Data: parts/.")
     words = [name for name in run.axes if name not in numeric]
@@ -326,6 +347,7 @@ def _baseline(run: Run) -> str:
 SECTIONS: list[tuple[str, Callable[[Run], str]]] = [
     ("What was run", _summary),
     ("Results", _tables),
+    ("Trading", _trading),
     ("Profit and loss", _profit),
     ("Where it comes from", _attribution),
     ("Inventory", _inventory),
