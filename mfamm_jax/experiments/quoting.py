@@ -13,6 +13,7 @@ from mfamm_jax.experiments.experiment import AbstractExperiment, Stage
 from mfamm_jax.experiments.fit import Calibration, calibrate_sides
 from mfamm_jax.experiments.hjb_sweep import SchemeName, named_scheme
 from mfamm_jax.experiments.observe import Features, Observed, intensity_rows, observe
+from mfamm_jax.experiments.quoting_feedback import Feedback, feedback_stage
 from mfamm_jax.experiments.quoting_metrics import quoting_metrics
 from mfamm_jax.experiments.quoting_run import (
     HostReport,
@@ -20,6 +21,7 @@ from mfamm_jax.experiments.quoting_run import (
     Prepared,
     build_policy,
     execution_rules,
+    fee_costs,
     gradient_stage,
     poisson_market,
     reference_problem,
@@ -34,9 +36,10 @@ from mfamm_jax.market.facts import session_facts
 from mfamm_jax.policies import Covariates, QuoteRules, TableAxes, largest_problem
 from mfamm_jax.policies.quotes import N_BOOK_FEATURES
 from mfamm_jax.simulation.episode import Episodes, episode_law
-from mfamm_jax.simulation.replay import ReplayConfig, replay
+from mfamm_jax.simulation.execution import ReplayConfig
+from mfamm_jax.simulation.replay import replay
 from mfamm_jax.simulation.tape import Tape, build_tape
-from mfamm_jax.solvers.hjb import ExplicitRK, Grid
+from mfamm_jax.solvers.hjb import ExplicitRK, Grid, rulebook_penalty
 
 
 class Control(Checked):
@@ -96,15 +99,18 @@ class Risk(Checked):
     n_bootstrap: int = static_field(default=200, lower=10, help="bootstrap resamples of the CVaR interval")
 
 
-def _test_part(session: Session, observed: Observed, execution: Execution) -> tuple[Tape, Covariates]:
-    """The second half laid out for replay, and the covariates known at each of its decisions."""
+def _part(
+    session: Session, observed: Observed, execution: Execution, start_ns: int | None, end_ns: int | None
+) -> tuple[Tape, Covariates]:
+    """A part of the session laid out for replay, and the covariates known at each of its decisions."""
     tape, timeline = build_tape(
         session,
         decision_interval=execution.decision_interval,
         order_latency=execution.order_latency,
         response_latency=execution.response_latency,
         feed_latency=execution.feed_latency,
-        start_ns=observed.train_end_ns,
+        start_ns=start_ns,
+        end_ns=end_ns,
         reference_ticks=observed.reference_ticks,
     )
     row = np.maximum(timeline.feature_row, 0) + tape.first_row
@@ -123,6 +129,7 @@ class Quoting(AbstractExperiment):
         quotes: Limits and gates.
         simulation: Poisson episodes.
         execution: Replay of recorded events.
+        feedback: Measured adverse selection as a cost.
         risk: Risk numbers.
     """
 
@@ -133,6 +140,7 @@ class Quoting(AbstractExperiment):
     quotes: QuoteRules
     simulation: Episodes
     execution: Execution
+    feedback: Feedback
     risk: Risk
 
     @classmethod
@@ -153,7 +161,9 @@ class Quoting(AbstractExperiment):
         observed = observe(session, self.features)
         say(f"{len(observed.trades.t_ns):,} marketable orders, bucket volume {observed.bucket_volume:.0f}")
         bid, ask = calibrate_sides(intensity_rows(session, observed), self.intensity)
-        tape, decisions = _test_part(session, observed, self.execution)
+        split = observed.train_end_ns
+        tape, decisions = _part(session, observed, self.execution, split, None)
+        training_tape, training_decisions = _part(session, observed, self.execution, None, split)
         train = session.updates.t_ns < observed.train_end_ns
         reference = Covariates(
             float(np.median(observed.volatility[train])),
@@ -172,17 +182,31 @@ class Quoting(AbstractExperiment):
             train_end_ns=observed.train_end_ns,
         )
         return Prepared(
-            bid, ask, reference, tape, decisions, jnp.asarray(session.tick_size, jnp.result_type(float)), report
+            bid=bid,
+            ask=ask,
+            reference=reference,
+            tape=tape,
+            decisions=decisions,
+            training_tape=training_tape,
+            training_decisions=training_decisions,
+            tick_size=jnp.asarray(session.tick_size, jnp.result_type(float)),
+            report=report,
         )
 
     def plan(self, batch: Any, prepared: Prepared) -> tuple[Plan, str]:
         """One scheme that serves every row and every node of the table."""
         grid = Grid(self.hjb.max_inventory, self.hjb.n_steps)
-        problems = jax.vmap(lambda e: largest_problem(reference_problem(e.hjb, prepared), e.hjb.axes))(batch)
+        problems = jax.vmap(
+            lambda e: largest_problem(
+                reference_problem(e.hjb, prepared, fee_costs(e.execution.replay, prepared)), e.hjb.axes
+            )
+        )(batch)
         scheme, reason = named_scheme(self.hjb.scheme, problems, grid)
         if isinstance(scheme, ExplicitRK):
             return (scheme, grid, ExplicitRK(2 * scheme.n_substeps)), reason
-        reference = jax.vmap(lambda e: reference_problem(e.hjb, prepared))(batch)
+        reference = jax.vmap(lambda e: reference_problem(e.hjb, prepared, fee_costs(e.execution.replay, prepared)))(
+            batch
+        )
         return (scheme, grid, named_scheme("explicit", reference, grid)[0]), reason
 
     def stages(self, plan: Any) -> list[tuple[str, Stage]]:
@@ -191,6 +215,7 @@ class Quoting(AbstractExperiment):
             ("solve", lambda *args: solve_stage(plan, *args)),
             ("simulate", lambda *args: simulate_stage(plan, *args)),
             ("replay", lambda *args: replay_stage(plan, *args)),
+            ("feedback", lambda *args: feedback_stage(plan, *args)),
             ("gradient", lambda *args: gradient_stage(plan, *args)),
         ]
 
@@ -212,7 +237,7 @@ class Quoting(AbstractExperiment):
         result = replay(policy, prepared.tape, prepared.decisions, execution_rules(self))
         return {
             "half_spread": 0.5 * (neutral.bid_depth + neutral.ask_depth),
-            "inventory_penalty": reference_problem(self.hjb, prepared).inventory_penalty,
+            "inventory_penalty": rulebook_penalty(self.hjb.risk_aversion, prepared.reference.volatility),
             "expected_pnl": law.mean,
             "pnl_std": law.std,
             "expected_fills": law.bid_fills + law.ask_fills,

@@ -6,6 +6,7 @@ import numpy as np
 
 from mfamm_jax.experiments.fit import COVARIATES, SideFit
 from mfamm_jax.experiments.plain import flatten, nested
+from mfamm_jax.experiments.quoting_feedback import feedback_table
 from mfamm_jax.experiments.quoting_run import GRADIENT_NAMES, MARKOUT_SECONDS, Prepared
 
 # Paths and samples stay in arrays/base.npz.
@@ -56,6 +57,8 @@ def quoting_metrics(prepared: Prepared, results: dict[str, Any]) -> dict[str, An
         },
         "markouts": {f"{seconds:g} s": value for seconds, value in zip(MARKOUT_SECONDS, results["replay_markouts"])},
         "gradient": gradient,
+        "feedback": tables["feedback"],
+        "tables": [feedback_table(tables)],
         "truth": prepared.report["truth"],
         "facts": prepared.report["facts"],
     }

@@ -1,6 +1,6 @@
 """The pure part of experiment `quoting`: policy from the fit, Poisson episodes, replay, sensitivities, risk."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -27,8 +27,10 @@ from mfamm_jax.risk import (
     moments,
     moments_by_horizon,
 )
+from mfamm_jax.simulation.account import fee_of_fills
 from mfamm_jax.simulation.episode import EpisodeResult, episode_law, simulate_episodes
-from mfamm_jax.simulation.replay import ReplayConfig, ReplayPath, replay
+from mfamm_jax.simulation.execution import ReplayConfig
+from mfamm_jax.simulation.replay import ReplayPath, replay
 from mfamm_jax.simulation.step import PoissonMarket
 from mfamm_jax.simulation.tape import Tape
 from mfamm_jax.solvers.closed_form import stationary_depths
@@ -58,6 +60,8 @@ class Prepared(eqx.Module):
         reference: Covariates of an average training moment.
         tape: Recorded events of the test part.
         decisions: Covariates at every decision of the test part.
+        training_tape: Recorded events of the training part.
+        training_decisions: Covariates at every decision of it.
         tick_size: [price].
         report: What the report shows about the data; host objects, static.
     """
@@ -67,6 +71,8 @@ class Prepared(eqx.Module):
     reference: Covariates
     tape: Tape
     decisions: Covariates
+    training_tape: Tape
+    training_decisions: Covariates
     tick_size: Float[Array, ""]
     report: HostReport = eqx.field(static=True)
 
@@ -82,7 +88,24 @@ def fitted_intensities(control: Any, prepared: Prepared) -> tuple[ExponentialInt
     return side(prepared.bid), side(prepared.ask)
 
 
-def reference_problem(control: Any, prepared: Prepared) -> HJBProblem:
+class FillCosts(NamedTuple):
+    """What a fill costs beyond the config's adverse selection, per lot [price]; negative = a gain, as a rebate is."""
+
+    bid: Float[Array, ""]
+    ask: Float[Array, ""]
+
+
+def fee_costs(rules: ReplayConfig, prepared: Prepared) -> FillCosts:
+    """Maker fees of the replay per lot; a rebate is a negative cost."""
+    notional = prepared.tape.reference_price
+    if rules.contract == "inverse":
+        notional = 1 / notional
+    one = jnp.ones_like(notional)
+    fee = fee_of_fills(rules.fee_model, rules.maker_fee, notional, one)
+    return FillCosts(fee, fee)
+
+
+def reference_problem(control: Any, prepared: Prepared, costs: FillCosts) -> HJBProblem:
     """The control problem in the reference state of the training part."""
     bid, ask = fitted_intensities(control, prepared)
     return HJBProblem(
@@ -91,17 +114,20 @@ def reference_problem(control: Any, prepared: Prepared) -> HJBProblem:
         inventory_penalty=rulebook_penalty(control.risk_aversion, prepared.reference.volatility),
         terminal_penalty=control.terminal_penalty,
         horizon=control.horizon,
-        bid_adverse_selection=control.adverse_selection,
-        ask_adverse_selection=control.adverse_selection,
+        bid_adverse_selection=control.adverse_selection + costs.bid,
+        ask_adverse_selection=control.adverse_selection + costs.ask,
         fill_risk_aversion=control.fill_risk_aversion,
         min_depth=control.min_depth,
         max_depth=control.max_depth,
     )
 
 
-def build_policy(experiment: Any, plan: Plan, prepared: Prepared) -> tuple[AbstractPolicy, Array]:
-    """The HJB value table inside the quote rules, and whether every node was solved."""
+def build_policy(
+    experiment: Any, plan: Plan, prepared: Prepared, costs: FillCosts | None = None
+) -> tuple[AbstractPolicy, Array]:
+    """The HJB value table inside the quote rules, and whether every node was solved. Costs: the replay's fees by default."""
     scheme, grid, _ = plan
+    costs = fee_costs(experiment.execution.replay, prepared) if costs is None else costs
     control = experiment.hjb
     shift = jnp.log(control.intensity_scale)
     scales = [
@@ -109,7 +135,7 @@ def build_policy(experiment: Any, plan: Plan, prepared: Prepared) -> tuple[Abstr
         for fit in (prepared.bid, prepared.ask)
     ]
     solution = tabulate(
-        reference_problem(control, prepared),
+        reference_problem(control, prepared, costs),
         scheme,
         grid,
         control.axes,
@@ -142,7 +168,7 @@ def solve_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arrays
     """Reference solution for the figures, the policy table's verdict and the closed form beside it."""
     scheme, grid, second = plan
     control = experiment.hjb
-    problem = reference_problem(control, prepared)
+    problem = reference_problem(control, prepared, fee_costs(experiment.execution.replay, prepared))
     # The table's scheme is sized for its stiffest node, so it covers the reference problem too.
     solution = solve_hjb(problem, scheme, grid)
     bid, ask = optimal_depths(problem, solution.value.relative_value)
@@ -265,8 +291,8 @@ def replay_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Array
     ours = run(policy)
     return {
         "replay": ours,
-        "replay_seconds": jnp.cumsum(prepared.tape.seconds),
-        "replay_markouts": replay_markouts(ours.path, jnp.cumsum(prepared.tape.seconds)),
+        "replay_seconds": jnp.cumsum(prepared.tape.moment.seconds),
+        "replay_markouts": replay_markouts(ours.path, jnp.cumsum(prepared.tape.moment.seconds)),
         "replay_baseline": run(baseline_policy(experiment, results)),
     }
 

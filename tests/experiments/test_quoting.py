@@ -14,7 +14,7 @@ from mfamm_jax.experiments.fit import Calibration, calibrate_sides
 from mfamm_jax.experiments.hjb_sweep import HJBExperiment
 from mfamm_jax.experiments.observe import Features, intensity_rows, observe
 from mfamm_jax.experiments.plain import flatten
-from mfamm_jax.experiments.quoting import Execution, _test_part
+from mfamm_jax.experiments.quoting import Execution, _part
 from mfamm_jax.experiments.quoting_run import HostReport, Prepared, build_policy, execution_rules
 from mfamm_jax.experiments.record import RunFolder
 from mfamm_jax.experiments.runner import DONE, run
@@ -22,7 +22,8 @@ from mfamm_jax.experiments.sweep import stack
 from mfamm_jax.market.events import BookSnapshots, BookUpdates, DataError, Session
 from mfamm_jax.market.synthetic import generate_session
 from mfamm_jax.policies import Covariates, SymmetricPolicy
-from mfamm_jax.simulation.replay import ReplayConfig, replay
+from mfamm_jax.simulation.execution import ReplayConfig
+from mfamm_jax.simulation.replay import replay
 
 SMALL = [
     "market.duration=240.0",
@@ -72,7 +73,7 @@ def test_the_run_folder_is_complete(outcome):
     root = outcome.folder
     manifest = json.loads((root / "manifest.json").read_text())
     assert manifest["status"] == "done"
-    assert {"prepare", "solve", "simulate", "replay", "gradient", "sweep"} <= set(manifest["stages"])
+    assert {"prepare", "solve", "simulate", "replay", "feedback", "gradient", "sweep"} <= set(manifest["stages"])
     assert len(manifest["data"]["source"]) == 2
     rows = pl.concat([pl.read_parquet(p) for p in sorted((root / "parts").glob("*.parquet"))])
     assert len(rows) == 6
@@ -138,10 +139,10 @@ def test_replayed_quotes_react_to_the_state_at_each_decision(sessions):
     config = load_config("quickstart", SMALL)
     experiment = construct(config)
     observed = observe(sessions[0], experiment.features)
-    tape, decisions = _test_part(sessions[0], observed, experiment.execution)
+    tape, decisions = _part(sessions[0], observed, experiment.execution, observed.train_end_ns, None)
     bid, ask = calibrate_sides(intensity_rows(sessions[0], observed), experiment.intensity)
     reference = Covariates(0.05, 0.3, 0.0, jnp.zeros(6))
-    prepared = Prepared(bid, ask, reference, tape, decisions, jnp.asarray(0.01), HostReport())
+    prepared = Prepared(bid, ask, reference, tape, decisions, tape, decisions, jnp.asarray(0.01), HostReport())
     plan, _ = experiment.plan(stack(experiment, [{}], []), prepared)
     policy, ok = build_policy(experiment, plan, prepared)
     assert ok
@@ -166,7 +167,7 @@ def test_replayed_quotes_react_to_the_state_at_each_decision(sessions):
 
 def part(session: Session, rows: np.ndarray) -> Session:
     """Some rows of a session."""
-    updates = BookUpdates(*(x[rows] for x in vars(session.updates).values()))
+    updates = BookUpdates(*(x[rows] for x in vars(session.updates).values() if x is not None))
     books = BookSnapshots(*(x[rows] for x in vars(session.books).values()))
     return Session(session.name, session.tick_size, updates, books, session.clock)
 
@@ -176,7 +177,9 @@ def with_other_future(session: Session, other: Session, row: int) -> Session:
     after = other.updates.t_ns > session.updates.t_ns[row]
     head, tail = part(session, np.arange(row + 1)), part(other, np.flatnonzero(after))
     join = {
-        name: type(a)(*(np.concatenate(pair) for pair in zip(vars(a).values(), vars(b).values())))
+        name: type(a)(
+            *(np.concatenate(pair) for pair in zip(vars(a).values(), vars(b).values()) if pair[0] is not None)
+        )
         for name, a, b in (("updates", head.updates, tail.updates), ("books", head.books, tail.books))
     }
     return Session(session.name, session.tick_size, join["updates"], join["books"], session.clock)
@@ -208,7 +211,7 @@ def test_the_future_changes_no_feature_quote_or_fill_before_it(sessions, seed):
         updates = session.updates
         updates.t_ns[-1] = end
         observed = observe(session, features)
-        tape, decisions = _test_part(session, observed, Execution(replay=ReplayConfig()))
+        tape, decisions = _part(session, observed, Execution(replay=ReplayConfig()), observed.train_end_ns, None)
         path = replayed_path(tape, decisions)
         seen.append((updates, observed, decisions, tape, flatten({"path": path})))
     t_cut = first.updates.t_ns[cut]
@@ -217,7 +220,7 @@ def test_the_future_changes_no_feature_quote_or_fill_before_it(sessions, seed):
     for name in ("mid_ticks", "half_spread_ticks", "imbalance", "vpin", "volatility", "book_features"):
         x, y = getattr(before, name), getattr(after, name)
         np.testing.assert_array_equal(x[: rows.sum()], y[: rows.sum()], err_msg=name)
-    seconds = np.cumsum(np.asarray(tape.seconds)), np.cumsum(np.asarray(later_tape.seconds))
+    seconds = np.cumsum(np.asarray(tape.moment.seconds)), np.cumsum(np.asarray(later_tape.moment.seconds))
     n_steps = int((seconds[0] * 1e9 + before.train_end_ns < t_cut - 1e7).sum())
     assert n_steps > 50
     np.testing.assert_array_equal(seconds[0][:n_steps], seconds[1][:n_steps])

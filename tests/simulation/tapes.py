@@ -6,7 +6,8 @@ import numpy as np
 
 from mfamm_jax.market.events import NS, Kind
 from mfamm_jax.policies import Covariates, SymmetricPolicy
-from mfamm_jax.simulation.replay import ReplayConfig, replay
+from mfamm_jax.simulation.execution import ReplayConfig
+from mfamm_jax.simulation.replay import replay
 from mfamm_jax.simulation.tape import build_tape
 
 from ..market.sessions import make_session
