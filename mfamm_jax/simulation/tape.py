@@ -200,26 +200,33 @@ class _Touch(NamedTuple):
 
 
 def _touch(name: str, ladder: Ladder, rows: slice) -> _Touch:
-    two_sided = ladder.two_sided[rows]
-    if not two_sided.any():
+    two_sided = ladder.two_sided
+    if not two_sided[rows].any():
         raise DataError(f"{name}: no row of the replayed part has both a bid and an ask")
-    bid, ask = ladder.best_bid[rows].astype(np.int64), ladder.best_ask[rows].astype(np.int64)
+    bid, ask = ladder.best_bid.astype(np.int64), ladder.best_ask.astype(np.int64)
     first = int(np.argmax(two_sided))
     last = np.maximum.accumulate(np.where(two_sided, np.arange(len(bid)), first))
-    return _Touch(bid, ask, np.arange(len(bid)) >= first, (bid + ask)[last])
+    touch = _Touch(bid, ask, np.arange(len(bid)) >= first, (bid + ask)[last])
+    return _Touch(*(column[rows] for column in touch))
 
 
 def _as_received(session: Session, ladder: Ladder, rows: slice) -> _Touch:
-    """Best prices of the book that we see, built in the order of receipt, at the row received last."""
+    """Best prices of the book that we see, built in the order of receipt, at the row received last.
+
+    Book rows need no building, but the last mid before an empty side is the last one received.
+    """
     updates = session.updates
     local = updates.local_ns
     touch = _touch(session.name, ladder, rows)
-    if local is None or session.books is not None or (np.diff(local) >= 0).all():
+    if local is None or (np.diff(local) >= 0).all():
         return touch
     order = np.argsort(local, kind="stable")
-    columns = (updates.t_ns, updates.kind, updates.side, updates.price_ticks, updates.size, updates.order_id)
-    as_received = BookUpdates(*(column[order] for column in columns))
-    seen = build_ladder(dataclasses.replace(session, updates=as_received))
+    if session.books is None:
+        columns = (updates.t_ns, updates.kind, updates.side, updates.price_ticks, updates.size, updates.order_id)
+        as_received = BookUpdates(*(column[order] for column in columns))
+        seen = build_ladder(dataclasses.replace(session, updates=as_received))
+    else:
+        seen = dataclasses.replace(ladder, best_bid=ladder.best_bid[order], best_ask=ladder.best_ask[order])
     back = np.empty(len(order), np.int64)
     back[order] = np.arange(len(order))
     place = back[rows]
@@ -318,20 +325,21 @@ def _tape(
     other = np.flatnonzero(~is_event)
     alone = np.concatenate([2 * place[trade_row], 2 * other])
     alone.sort()
+    state = np.stack([touch.bid, touch.ask, *shown, trading])
+    changed = np.append(False, (np.diff(state, axis=1) != 0).any(0))
     if reduce:
         barrier = np.searchsorted(alone, 2 * place[row] + 1)
-        state = np.stack([touch.bid, touch.ask, *shown, trading])
-        changed = np.append(False, (np.diff(state, axis=1) != 0).any(0))
         version = np.cumsum(changed) - changed
     else:
         barrier, version = row, np.zeros(len(touch.bid), np.int64)
     first = _groups(row, slot, barrier, version, WIDTH)
     last = np.append(first[1:], len(row)) - 1
     key = np.concatenate([2 * place[trade_row], 2 * other, 2 * place[row[last]] + 1])
-    empty = np.zeros(0, np.int64)
+    # Trading may resume at a crossed price without any change of a level.
+    empty = np.setdiff1d(np.flatnonzero(changed[:n_events]), row)
     if not reduce:  # events that change nothing inside the ladder take a step, too
-        empty = np.setdiff1d(np.arange(n_events), np.concatenate([row, trade_row]))
-        key = np.concatenate([key, 2 * place[empty] + 1])
+        empty = np.union1d(empty, np.setdiff1d(np.arange(n_events), np.concatenate([row, trade_row])))
+    key = np.concatenate([key, 2 * place[empty] + 1])
     action = np.repeat(
         np.array([Action.TRADE, Action.LEVELS, Action.LEVELS, Action.LEVELS], np.int8),
         [len(trade_row), len(other), len(first), len(empty)],
