@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mfamm_jax.market.ladder import NO_ASK
 from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState
 from mfamm_jax.simulation.account import Account
 from mfamm_jax.simulation.execution import Messages, Orders, ReplayConfig, Sizes, Ticks, whole_lots
@@ -58,7 +59,9 @@ def decide(
         if config.n_levels > 1:
             match = _matched(ticks, size, price, remaining, config.refresh_ticks)
             ticks, size = ticks[match], size[match]
-        age = tape.time_left[jnp.maximum(sent.at, 0)] - tape.time_left[index]
+        # Ages are differences of rounded times: an order of exactly the highest age is replaced.
+        rounding = 2 * jnp.finfo(tape.time_left.dtype).eps * tape.time_left[0]
+        age = tape.time_left[jnp.maximum(sent.at, 0)] - tape.time_left[index] + rounding
         near = jnp.abs(ticks - price) < config.refresh_ticks
         keeps = (remaining > 0) & (remaining <= size) & near & (age < config.max_age)
         replaces = ~(keeps | ((remaining == 0) & (size == 0)))
@@ -90,17 +93,15 @@ def _wanted(
         best = (mid - sign * depth) / tape.tick_size
         price = best - sign * config.level_ticks * jnp.arange(config.n_levels)
         quotable = jnp.isfinite(price) & (jnp.abs(price) < 1e9) & tape.sees_market[index] & (size > 0)
-        if config.rounding == "nearest":
-            whole = jnp.round(price)
+        if config.rounding == "nearest":  # halves go away from the mid, wherever the reference lies
+            whole = jnp.ceil(price - 0.5 - slack) if sign > 0 else jnp.floor(price + 0.5 + slack)
         else:
             whole = jnp.floor(price + slack) if sign > 0 else jnp.ceil(price - slack)
         ticks = jnp.where(quotable, whole, 0.0).astype(jnp.int32)
         if not config.improves_touch:
-            ticks = (
-                jnp.minimum(ticks, tape.decision_bid[index])
-                if sign > 0
-                else jnp.maximum(ticks, tape.decision_ask[index])
-            )
+            touch = tape.decision_bid[index] if sign > 0 else tape.decision_ask[index]
+            ticks = jnp.minimum(ticks, touch) if sign > 0 else jnp.maximum(ticks, touch)
+            quotable = quotable & (jnp.abs(touch) < NO_ASK)  # an empty side has no best price to join
         wanted.append((ticks, jnp.where(quotable, whole_lots(config, size), 0.0)))
     return wanted
 
@@ -108,13 +109,14 @@ def _wanted(
 def _matched(
     ticks: Ticks, size: Sizes, resting: Ticks, remaining: Sizes, refresh: Float[Array, ""]
 ) -> Int[Array, " level"]:
-    """Which wanted level each order slot takes: the one it already rests at, so that a moving grid keeps its places."""
+    """Which wanted level each order slot takes: the nearest it can keep, so that a moving grid keeps its places."""
     n = ticks.shape[0]
-    near = (jnp.abs(ticks[:, None] - resting) < refresh) & (remaining > 0) & (size[:, None] > 0)
+    distance = jnp.abs(ticks[:, None] - resting)
+    near = (distance < refresh) & (remaining > 0) & (size[:, None] > 0)
     slot_of, free = [], jnp.ones(n, bool)
     for level in range(n):
         candidates = near[level] & free
-        slot = jnp.where(jnp.any(candidates), jnp.argmax(candidates), n)
+        slot = jnp.where(jnp.any(candidates), jnp.argmin(jnp.where(candidates, distance[level], 2**31 - 1)), n)
         free = free & (jnp.arange(n) != slot)
         slot_of.append(slot)
     slots = jnp.stack(slot_of)
