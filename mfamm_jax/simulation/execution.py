@@ -146,9 +146,10 @@ def match_trade(config: ReplayConfig, sign: int, orders: Orders, moment: Moment)
     live = (orders.size > 0) & counts
     at = live & (moment.trade_ticks == orders.ticks)
     if config.queue_model == "fifo":
-        # Executions of orders before us move us up when their level changes; one behind us says that our turn had come.
+        # Executions of orders before us move us up when their level changes; those behind us say that our turn had come,
+        # and add up until they reach us.
         behind = at & (moment.trade_placed > orders.placed)
-        front = jnp.where(behind, -moment.trade_size, orders.front)
+        front = jnp.where(behind, jnp.minimum(orders.front, 0.0) - moment.trade_size, orders.front)
     else:
         front = orders.front - jnp.where(at, moment.trade_size, 0.0)
     step = config.size_increment
@@ -159,16 +160,20 @@ def match_trade(config: ReplayConfig, sign: int, orders: Orders, moment: Moment)
     lots = jnp.where(passed, orders.size, jnp.minimum(reached, orders.size))
     traded = orders.traded + jnp.where(at & ~moment.is_hidden, moment.trade_size, 0.0)
     front = jnp.where(reached > 0, 0.0, front)
-    return orders._replace(size=orders.size - lots, front=front, traded=traded), lots
+    # Whole increments are left, without the rounding error of the difference: it would rest as an order of nothing.
+    left = jnp.round((orders.size - lots) / step) * step
+    return orders._replace(size=left, front=front, traded=traded), lots
 
 
 def move_up(config: ReplayConfig, sign: int, orders: Orders, view: View, moment: Moment) -> Orders:
     """Queue positions after the level changed; unchanged while it is out of sight."""
-    quantity, changed = view.quantity, view.changed
-    shown = is_shown(sign, orders.ticks, moment)
+    quantity, shown = view.quantity, is_shown(sign, orders.ticks, moment)
+    # A price that comes into sight tells as much as one that changes: all it shows, possibly nothing, stands before us.
+    changed = view.changed | (shown & view.inside & jnp.isinf(orders.level))
     if view.removed is not None and view.placed is not None:
         ahead = view.placed <= orders.placed
         moved = jnp.clip(orders.front - jnp.where(ahead, jnp.maximum(view.removed, 0.0), 0.0), 0.0, quantity)
+        moved = jnp.where(orders.front < 0, orders.front, moved)
     else:
         usable = jnp.isfinite(orders.level) & jnp.isfinite(orders.front)
         front, before = jnp.where(usable, orders.front, 0.0), jnp.where(usable, orders.level, 0.0)
@@ -187,9 +192,9 @@ def cut(
 ) -> Sizes:
     """New orders cut so that all of a side's orders together keep the inventory within its limits."""
     notional = config.max_notional / price if config.contract == "linear" else config.max_notional * price
-    room = whole_lots(config, jnp.minimum(config.max_inventory, notional) - sign * inventory)
+    room = jnp.minimum(config.max_inventory, notional) - sign * inventory
     earlier = jnp.sum(kept) + jnp.cumsum(size) - size
-    return jnp.clip(size, 0.0, jnp.maximum(room - earlier, 0.0))
+    return jnp.maximum(whole_lots(config, jnp.minimum(size, room - earlier)), 0.0)
 
 
 def take(
