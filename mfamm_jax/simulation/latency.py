@@ -29,7 +29,7 @@ class AbstractLatency(abc.ABC):
             local_ns: (J,), non-decreasing.
             exchange_ns: Times at which something can happen to our orders, in any order.
         """
-        times = np.sort(exchange_ns)
+        times = np.unique(exchange_ns)
         known = np.maximum.accumulate(times + self.response(times))
         last = np.searchsorted(known, local_ns, side="right") - 1
         before = int(min(times[0], local_ns[0])) - 1

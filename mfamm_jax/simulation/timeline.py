@@ -60,10 +60,9 @@ def _last_row(t_ns: np.ndarray, at_ns: np.ndarray) -> np.ndarray:
     return (np.searchsorted(t_ns, at_ns, side="right") - 1).astype(np.int32)
 
 
-def _merge(times: list[np.ndarray], ranks: list[int], kinds: list[Step]) -> tuple[np.ndarray, ...]:
+def _merge(times: list[np.ndarray], ranks: list[np.ndarray], kinds: list[Step]) -> tuple[np.ndarray, ...]:
     """Sorts by time, then rank, then number."""
-    t_ns = np.concatenate(times)
-    rank = np.repeat(np.array(ranks, np.int8), [len(t) for t in times])
+    t_ns, rank = np.concatenate(times), np.concatenate(ranks)
     kind = np.repeat(np.array(kinds, np.int8), [len(t) for t in times])
     index = np.concatenate([np.arange(len(t), dtype=np.int32) for t in times])
     order = np.lexsort((index, rank, t_ns))
@@ -124,15 +123,19 @@ def make_timeline(
         decision_ns = decision_times(t_ns, decision_interval, start_ns, end_ns)
         end = int(t_ns[-1]) if end_ns is None else end_ns
     entry, refused = latency.entry(decision_ns)
-    arrival_ns = np.maximum.accumulate(decision_ns + entry)
+    # A refused message never gets to the exchange and holds up no other.
+    arrival_ns = np.maximum.accumulate(decision_ns + np.where(refused, 0, entry))
     inside = arrival_ns <= end
     events = t_ns[t_ns <= end].astype(np.int64)
     known_ns = latency.known_until(decision_ns, np.concatenate([events, arrival_ns[inside]]))
-    immediate = bool((known_ns >= decision_ns).all() and (entry == 0).all())
+    # Whatever arrives in the nanosecond of its decision comes after it, and before decisions that know it already.
+    ranks = [
+        np.zeros(len(events)),
+        np.where(known_ns >= arrival_ns, 3, 1)[inside],
+        np.where(known_ns >= decision_ns, 2, 4),
+    ]
     kind, index, step_ns = _merge(
-        [events, arrival_ns[inside], known_ns],
-        [0, 3 if immediate else 1, 2],
-        [Step.MARKET, Step.ARRIVE, Step.DECIDE],
+        [events, arrival_ns[inside], known_ns], ranks, [Step.MARKET, Step.ARRIVE, Step.DECIDE]
     )
     arrivals = np.cumsum(kind == Step.ARRIVE, dtype=np.int32)
     in_flight = np.cumsum(kind == Step.DECIDE) - arrivals
