@@ -141,6 +141,8 @@ def _from_messages(updates: BookUpdates, feed: str) -> Ladder:
                 n_crossed += 1
                 other.best = other.next_worse(ours.best)
                 other.hides = by_order
+                if ours.hides:
+                    ours.uncover(other.best)
             elif other.hides and ours.best != before:
                 other.uncover(ours.best)
             rows.append(row)
