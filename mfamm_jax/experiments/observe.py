@@ -22,7 +22,7 @@ from mfamm_jax.features import (
 )
 from mfamm_jax.fields import Checked, static_field
 from mfamm_jax.market.book import queue_imbalance
-from mfamm_jax.market.events import NS, DataError, Session, Trades, merge_marketable_orders
+from mfamm_jax.market.events import NS, DataError, Kind, Session, Trades, merge_marketable_orders
 from mfamm_jax.solvers.reach import reach_intervals
 
 # One compilation each instead of one per operation.
@@ -260,10 +260,19 @@ def intensity_rows(session: Session, observed: Observed) -> IntensityRows:
     )
 
 
+def _book_after(session: Session, event: np.ndarray) -> np.ndarray:
+    """Row whose book shows what the execution left: its own in an order feed, the next book row in a level feed."""
+    if session.feed == "orders":
+        return event
+    shows = np.flatnonzero(~np.isin(session.updates.kind, (Kind.TRADE, Kind.HIDDEN_TRADE)))
+    following = np.searchsorted(shows, event, side="right")
+    return shows[np.minimum(following, len(shows) - 1)]
+
+
 def _reach(session: Session, observed: Observed, used: np.ndarray) -> tuple[tuple, tuple]:
     """Reach intervals from the touch and from the mid before each order [ticks]."""
     books, trades = session.books, observed.trades
-    before, after = trades.event[used] - 1, trades.last_event[used]
+    before, after = trades.event[used] - 1, _book_after(session, trades.last_event[used])
     buys = trades.aggressor[used] > 0
     reference = observed.reference_ticks
     next_ticks = np.where(buys, books.ask_ticks[after, 0], books.bid_ticks[after, 0]) - reference

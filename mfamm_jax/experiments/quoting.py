@@ -33,6 +33,8 @@ from mfamm_jax.experiments.quoting_run import (
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.market.events import Session
 from mfamm_jax.market.facts import session_facts
+from mfamm_jax.market.ladder import Ladder
+from mfamm_jax.market.thinning import with_books
 from mfamm_jax.policies import Covariates, QuoteRules, TableAxes, largest_problem
 from mfamm_jax.policies.quotes import N_BOOK_FEATURES
 from mfamm_jax.simulation.episode import Episodes, episode_law
@@ -100,7 +102,12 @@ class Risk(Checked):
 
 
 def _part(
-    session: Session, observed: Observed, execution: Execution, start_ns: int | None, end_ns: int | None
+    session: Session,
+    ladder: Ladder,
+    observed: Observed,
+    execution: Execution,
+    start_ns: int | None,
+    end_ns: int | None,
 ) -> tuple[Tape, Covariates]:
     """A part of the session laid out for replay, and the covariates known at each of its decisions."""
     tape, timeline = build_tape(
@@ -112,6 +119,7 @@ def _part(
         start_ns=start_ns,
         end_ns=end_ns,
         reference_ticks=observed.reference_ticks,
+        ladder=ladder,
     )
     row = np.maximum(timeline.feature_row, 0) + tape.first_row
     known = (observed.volatility[row], observed.vpin[row], observed.imbalance[row], observed.book_features[row])
@@ -156,14 +164,15 @@ class Quoting(AbstractExperiment):
 
     def prepare(self, folder: Path, seed: int, say: Callable[[str], None]) -> Prepared:
         """Loads, computes features, fits on the first half and lays out the second half for replay."""
-        session, truth = self.market.load(folder, seed)
-        say(f"{session.name}: {len(session.updates):,} events")
+        recorded, truth = self.market.load(folder, seed)
+        session, ladder = with_books(recorded)
+        say(f"{session.name}: {len(recorded.updates):,} events")
         observed = observe(session, self.features)
         say(f"{len(observed.trades.t_ns):,} marketable orders, bucket volume {observed.bucket_volume:.0f}")
         bid, ask = calibrate_sides(intensity_rows(session, observed), self.intensity)
         split = observed.train_end_ns
-        tape, decisions = _part(session, observed, self.execution, split, None)
-        training_tape, training_decisions = _part(session, observed, self.execution, None, split)
+        tape, decisions = _part(session, ladder, observed, self.execution, split, None)
+        training_tape, training_decisions = _part(session, ladder, observed, self.execution, None, split)
         train = session.updates.t_ns < observed.train_end_ns
         reference = Covariates(
             float(np.median(observed.volatility[train])),
@@ -176,7 +185,7 @@ class Quoting(AbstractExperiment):
             clock=session.clock,
             source=session.source,
             notes=session.notes,
-            facts=session_facts(session),
+            facts=session_facts(recorded),
             truth=truth,
             bucket_volume=observed.bucket_volume,
             train_end_ns=observed.train_end_ns,

@@ -15,10 +15,11 @@ from mfamm_jax.experiments.replay_log import fill_table, order_table
 from mfamm_jax.experiments.replay_tables import MARKOUT_SECONDS, replay_metrics
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.market.facts import session_facts
+from mfamm_jax.market.loaders.latencies import load_latencies
 from mfamm_jax.policies import Covariates, SkewedPolicy
 from mfamm_jax.policies.quotes import N_BOOK_FEATURES
 from mfamm_jax.simulation.execution import ReplayConfig
-from mfamm_jax.simulation.latency import AbstractLatency, ConstantLatency, RandomLatency
+from mfamm_jax.simulation.latency import AbstractLatency, ConstantLatency, RandomLatency, RecordedLatency
 from mfamm_jax.simulation.replay import ReplayResult, replay
 from mfamm_jax.simulation.tape import Tape, build_tape
 
@@ -50,14 +51,21 @@ class Timing(Checked):
     latency_spread: float = static_field(
         default=0.0, lower=0.0, upper=5.0, help="standard deviation of the logarithm of random latencies; 0 = constant"
     )
+    latency_file: str | None = static_field(
+        default=None, help="measured latencies (req_ts, exch_ts, resp_ts); replaces the order and response latency"
+    )
     depth_ticks: int = static_field(
         default=1000, lower=1, unit="ticks", help="how far from the market queues are followed"
     )
     start: float | None = static_field(default=None, lower=0.0, unit="s after midnight", help="unset = first event")
     end: float | None = static_field(default=None, lower=0.0, unit="s after midnight", help="unset = last event")
 
-    def latency(self, seed: int) -> AbstractLatency:
+    def latency(self, seed: int, epoch_ns: int) -> AbstractLatency:
         """The same draws for every policy and every median: paired comparisons."""
+        if self.latency_file is not None:
+            request, exchange, response = load_latencies(self.latency_file)
+            handled = np.where(exchange > 0, exchange - epoch_ns, 0)
+            return RecordedLatency(request - epoch_ns, handled, response - epoch_ns)
         if self.latency_spread == 0:
             return ConstantLatency(self.order_latency, self.response_latency)
         return RandomLatency(self.order_latency, self.response_latency, self.latency_spread, seed)
@@ -104,7 +112,7 @@ class Replay(AbstractExperiment):
         tape, timeline = build_tape(
             session,
             decision_interval=timing.decision_interval,
-            order_latency=timing.latency(seed),
+            order_latency=timing.latency(seed, session.epoch_ns),
             feed_latency=timing.feed_latency,
             start_ns=start,
             end_ns=end,

@@ -20,6 +20,7 @@ from mfamm_jax.experiments.record import RunFolder
 from mfamm_jax.experiments.runner import DONE, run
 from mfamm_jax.experiments.sweep import stack
 from mfamm_jax.market.events import BookSnapshots, BookUpdates, DataError, Session
+from mfamm_jax.market.ladder import build_ladder
 from mfamm_jax.market.synthetic import generate_session
 from mfamm_jax.policies import Covariates, SymmetricPolicy
 from mfamm_jax.simulation.execution import ReplayConfig
@@ -139,7 +140,9 @@ def test_replayed_quotes_react_to_the_state_at_each_decision(sessions):
     config = load_config("quickstart", SMALL)
     experiment = construct(config)
     observed = observe(sessions[0], experiment.features)
-    tape, decisions = _part(sessions[0], observed, experiment.execution, observed.train_end_ns, None)
+    tape, decisions = _part(
+        sessions[0], build_ladder(sessions[0]), observed, experiment.execution, observed.train_end_ns, None
+    )
     bid, ask = calibrate_sides(intensity_rows(sessions[0], observed), experiment.intensity)
     reference = Covariates(0.05, 0.3, 0.0, jnp.zeros(6))
     prepared = Prepared(bid, ask, reference, tape, decisions, tape, decisions, jnp.asarray(0.01), HostReport())
@@ -211,7 +214,9 @@ def test_the_future_changes_no_feature_quote_or_fill_before_it(sessions, seed):
         updates = session.updates
         updates.t_ns[-1] = end
         observed = observe(session, features)
-        tape, decisions = _part(session, observed, Execution(replay=ReplayConfig()), observed.train_end_ns, None)
+        tape, decisions = _part(
+            session, build_ladder(session), observed, Execution(replay=ReplayConfig()), observed.train_end_ns, None
+        )
         path = replayed_path(tape, decisions)
         seen.append((updates, observed, decisions, tape, flatten({"path": path})))
     t_cut = first.updates.t_ns[cut]

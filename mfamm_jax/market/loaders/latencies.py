@@ -1,0 +1,71 @@
+"""Measured order latencies: hftbacktest's npz records, or csv or Parquet columns, of request, exchange and response times."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from mfamm_jax.market.events import DataError
+from mfamm_jax.market.loaders.files import nanoseconds, read_csv
+
+COLUMNS = ("req_ts", "exch_ts", "resp_ts")
+
+
+def load_latencies(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """When requests were sent, handled by the exchange and answered, as UTC nanoseconds, in order of sending.
+
+    An exchange time of 0 marks a request that the venue refused. Local and exchange clocks must agree.
+
+    Args:
+        path: npz (an array of records), csv or parquet with the columns req_ts, exch_ts, resp_ts in one epoch unit.
+
+    Raises:
+        DataError: Names file and row, says what was expected and what to do.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"{file}: no such file")
+    request, exchange, response = _columns(file)
+    if len(request) == 0:
+        raise DataError(f"{file}: no latencies")
+    request, response = nanoseconds(f"{file}: req_ts", request), nanoseconds(f"{file}: resp_ts", response)
+    handled = exchange > 0
+    if handled.any():
+        exchange = exchange.copy()
+        exchange[handled] = nanoseconds(f"{file}: exch_ts", exchange[handled])
+    for what, bad in (
+        ("resp_ts before req_ts", response < request),
+        ("exch_ts before req_ts", handled & (exchange < request)),
+    ):
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise DataError(f"{file}: row {row + 1}: {what}; correct the clocks first")
+    order = np.unique(request, return_index=True)[1]
+    return request[order], exchange[order], response[order]
+
+
+def _columns(file: Path) -> tuple[np.ndarray, ...]:
+    try:
+        if file.suffix in (".npz", ".npy"):
+            content = np.load(file, allow_pickle=False)
+            table = content if isinstance(content, np.ndarray) else content["data"]
+            return tuple(np.asarray(table[name], np.int64) for name in COLUMNS)
+        if file.suffix == ".parquet":
+            frame = pl.read_parquet(file, columns=list(COLUMNS))
+        else:
+            frame = read_csv(file, {name: pl.Int64() for name in COLUMNS}, has_header=True)
+        return tuple(frame[name].to_numpy().astype(np.int64) for name in COLUMNS)
+    except (
+        KeyError,
+        ValueError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        pl.exceptions.PolarsError,
+    ) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file}: expected the columns {', '.join(COLUMNS)} ({error})") from error
