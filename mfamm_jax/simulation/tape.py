@@ -78,7 +78,7 @@ class Tape(eqx.Module):
         moment: The steps in order of time.
         change_slot: Place in the ladder (bids, then asks) of each change, padded by one step's width.
         change_size: Quantity shown after it [recorded units].
-        change_removed: Quantity that the changed order lost; only of order feeds.
+        change_removed: Quantity that the changed order lost; only of order feeds, otherwise one step's width.
         change_placed: Event at which it took its place in the queue.
         ladder: Quantities at the start, bids then asks.
         base: Tick of the ladder's first place.
@@ -100,8 +100,8 @@ class Tape(eqx.Module):
     moment: Moment
     change_slot: Int[Array, " change"]
     change_size: Float[Array, " change"]
-    change_removed: Float[Array, " change"]
-    change_placed: Int[Array, " change"]
+    change_removed: Float[Array, " order_change"]
+    change_placed: Int[Array, " order_change"]
     ladder: Float[Array, " slot"]
     base: Int[Array, ""]
     decision_mid: Float[Array, " decision"]

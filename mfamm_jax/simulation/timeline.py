@@ -127,7 +127,7 @@ def make_timeline(
     arrival_ns = np.maximum.accumulate(decision_ns + np.where(refused, 0, entry))
     inside = arrival_ns <= end
     events = t_ns[t_ns <= end].astype(np.int64)
-    known_ns = latency.known_until(decision_ns, np.concatenate([events, arrival_ns[inside]]))
+    known_ns = latency.known_until(decision_ns, np.concatenate([events, arrival_ns[inside & ~refused]]))
     # Whatever arrives in the nanosecond of its decision comes after it, and before decisions that know it already.
     ranks = [
         np.zeros(len(events)),
