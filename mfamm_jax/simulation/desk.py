@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mfamm_jax.market.ladder import NO_ASK
-from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState
+from mfamm_jax.policies.quotes import Covariates, MarketState, Quotes
 from mfamm_jax.simulation.account import Account
 from mfamm_jax.simulation.execution import Messages, Orders, ReplayConfig, Sizes, Ticks, whole_lots
 from mfamm_jax.simulation.tape import Tape
@@ -38,18 +38,22 @@ def empty_desk(tape: Tape, n_levels: int) -> Desk:
     return Desk((sent, sent), (messages, messages))
 
 
-def decide(
-    policy: AbstractPolicy,
+def market_state(tape: Tape, covariates: Covariates, account: Account, index: Int[Array, ""]) -> MarketState:
+    """What a decision sees."""
+    now = jax.tree.map(lambda x: x[index], covariates)
+    return MarketState(tape.decision_mid[index], account.inventory, account.cash, tape.time_left[index], now)
+
+
+def send(
     tape: Tape,
-    covariates: Covariates,
     config: ReplayConfig,
     desk: Desk,
     orders: tuple[Orders, Orders],
-    account: Account,
+    quotes: Quotes,
     index: Int[Array, ""],
 ) -> Desk:
-    """A decision: what to send, given what is known of our own orders at this moment."""
-    wanted = _wanted(policy, tape, covariates, config, account, index)
+    """What a decision sends, given its quotes and what is known of our own orders at this moment."""
+    wanted = _wanted(tape, config, quotes, index)
     slot = index % tape.n_pending
     all_sent, all_pending = [], []
     for (ticks, size), resting, sent, pending in zip(wanted, orders, desk.sent, desk.pending):
@@ -74,18 +78,9 @@ def decide(
     return Desk(tuple(all_sent), tuple(all_pending))
 
 
-def _wanted(
-    policy: AbstractPolicy,
-    tape: Tape,
-    covariates: Covariates,
-    config: ReplayConfig,
-    account: Account,
-    index: Int[Array, ""],
-) -> list[tuple[Ticks, Sizes]]:
-    """Prices and whole lots the policy wants, best level first, for (bid, ask)."""
+def _wanted(tape: Tape, config: ReplayConfig, quotes: Quotes, index: Int[Array, ""]) -> list[tuple[Ticks, Sizes]]:
+    """Prices and whole lots of the quotes, best level first, for (bid, ask)."""
     mid = tape.decision_mid[index]
-    now = jax.tree.map(lambda x: x[index], covariates)
-    quotes = policy(MarketState(mid, account.inventory, account.cash, tape.time_left[index], now))
     # A price within a millionth of a tick of the grid is on it: rounding error must not cost a whole tick.
     slack = 1e-6 if mid.dtype == jnp.float64 else 1e-3
     wanted = []

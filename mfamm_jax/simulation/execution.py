@@ -114,7 +114,6 @@ class View(NamedTuple):
         changed: Whether this step changed it.
         inside: Whether the ladder reaches there.
         removed, placed: As in the ladder.
-        offered: Quantities of the other side from its best price on; only where orders may take.
     """
 
     quantity: Sizes
@@ -122,7 +121,6 @@ class View(NamedTuple):
     inside: Flags
     removed: Sizes | None
     placed: Int[Array, " level"] | None
-    offered: Float[Array, " tick"] | None
 
 
 def whole_lots(config: ReplayConfig, lots: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -198,14 +196,19 @@ def cut(
 
 
 def take(
-    config: ReplayConfig, sign: int, ticks: Ticks, size: Sizes, view: View, touch: Int[Array, ""]
+    config: ReplayConfig,
+    sign: int,
+    ticks: Ticks,
+    size: Sizes,
+    shown: Float[Array, " tick"] | None,
+    touch: Int[Array, ""],
 ) -> tuple[Sizes, Sizes]:
-    """Lots taken and their mean price [ticks]: all at the touch, or level by level with partial fills."""
-    if view.offered is None:
+    """Lots taken and their mean price [ticks]: all at the touch, or level by level of what is shown from the touch on."""
+    if shown is None:
         return size, jnp.broadcast_to(touch, size.shape).astype(size.dtype)
     price = touch + sign * jnp.arange(TAKING_TICKS)
     reach = sign * (ticks[:, None] - price) >= 0
-    offered = jnp.where(reach, whole_lots(config, view.offered / config.lot_size), 0.0)
+    offered = jnp.where(reach, whole_lots(config, shown / config.lot_size), 0.0)
     before = jnp.cumsum(offered, axis=1) - offered
     taken = jnp.clip(size[:, None] - before, 0.0, offered)
     total = jnp.sum(taken, axis=1)

@@ -1,40 +1,25 @@
-r"""A policy's quotes against recorded events: latency, queue position, partial fills, fees, in one scan.
+"""A policy's quotes against recorded events: latency, queue position, partial fills, fees, in one scan.
 
-Our orders never move the recorded book. Each side has `n_levels` orders; the sides are separate objects with sign +1 (bid)
-and -1 (ask). Prices are ticks relative to the tape's reference, sizes of ours lots, sizes of the market recorded units.
+Our orders never move the recorded book. Several instruments share one clock: their steps are merged, each has its own book,
+orders and account, and one policy decides for all of them.
 
 Source: docs/equations.md, Q-1 to Q-3 (queue), F-1 to F-3 (fees).
 """
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mfamm_jax.policies.quotes import AbstractPolicy, Covariates
-from mfamm_jax.simulation.account import Account, Fills, after_fills, marked, new_account, revalued, worth
-from mfamm_jax.simulation.desk import Desk, decide, empty_desk
-from mfamm_jax.simulation.execution import (
-    TAKING_TICKS,
-    Flags,
-    Messages,
-    Orders,
-    ReplayConfig,
-    Sizes,
-    View,
-    cut,
-    is_shown,
-    match_trade,
-    move_up,
-    opposite_touch,
-    take,
-)
-from mfamm_jax.simulation.tape import Action, Moment, Tape
-
-BID, ASK = 1, -1  # a bid fill raises inventory, an ask fill lowers it
-SIDES = (BID, ASK)
+from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState, Quotes
+from mfamm_jax.simulation.account import Account
+from mfamm_jax.simulation.desk import Desk, empty_desk, market_state, send
+from mfamm_jax.simulation.execution import ReplayConfig
+from mfamm_jax.simulation.tape import Moment, Tape
+from mfamm_jax.simulation.venue import Exchange, Ladder, Outcome, Venue
 
 
 class ReplayPath(eqx.Module):
@@ -110,35 +95,7 @@ class ReplayResult(eqx.Module):
     path: ReplayPath | None
 
 
-class Ladder(NamedTuple):
-    """What the book shows at every tick, and which step changed it last.
-
-    Args:
-        size: [recorded units], bids then asks.
-        changed_at: Step number.
-        removed: Quantity that the order changed last lost there; only with `fifo`.
-        placed: Event at which that order took its place.
-    """
-
-    size: Float[Array, " slot"]
-    changed_at: Int[Array, " slot"]
-    removed: Float[Array, " slot"] | None
-    placed: Int[Array, " slot"] | None
-
-
-class Exchange(NamedTuple):
-    """Our orders (bid, ask) and the account."""
-
-    orders: tuple[Orders, Orders]
-    account: Account
-
-
-class Outcome(NamedTuple):
-    """What a step did to our orders (bid, ask); kept only in a recorded path."""
-
-    fills: tuple[Fills, Fills]
-    accepted: tuple[Flags, Flags]
-    refused: tuple[Flags, Flags]
+JointPolicy = Callable[[tuple[MarketState, ...]], tuple[Quotes, ...]]
 
 
 def replay(
@@ -161,206 +118,131 @@ def replay(
         config: Fill and fee rules.
         record: "path" also returns every step.
     """
+    venues = (_venue(tape, config),)
+    return _scan(lambda states: (policy(states[0]),), venues, tape.moment, (covariates,), record)[0]
+
+
+def replay_together(
+    policy: JointPolicy,
+    tapes: tuple[Tape, ...],
+    moment: Moment,
+    covariates: tuple[Covariates, ...],
+    configs: tuple[ReplayConfig, ...],
+    *,
+    record: Literal["summary", "path"] = "summary",
+) -> tuple[ReplayResult, ...]:
+    """Replays several instruments on one clock: a decision knows all of them and quotes in each.
+
+    Args:
+        policy: The instruments' states to the instruments' quotes, in the order of the tapes.
+        tapes: One of each instrument, with the same decision times.
+        moment: Their steps in order of time, from `merge_tapes`.
+        covariates: Of each instrument.
+        configs: Of each instrument.
+        record: "path" also returns every step.
+    """
+    venues = tuple(_venue(tape, config) for tape, config in zip(tapes, configs, strict=True))
+    return _scan(policy, venues, moment, covariates, record)
+
+
+def _venue(tape: Tape, config: ReplayConfig) -> Venue:
     if config.queue_model == "fifo" and not tape.has_orders:
         raise ValueError('queue_model = "fifo" needs a feed with order ids; use "power" or another estimate')
-    return _Replay(policy, tape, covariates, config).run(record)
+    return Venue(tape, config)
 
 
-class _Replay(NamedTuple):
-    """The arguments of `replay`, so that its parts can share them."""
+class _State(NamedTuple):
+    """Of one instrument."""
 
-    policy: Any
-    tape: Tape
-    covariates: Covariates
-    config: ReplayConfig
+    book: Ladder
+    exchange: Exchange
+    desk: Desk
+    quoted: Float[Array, "2"]
 
-    def run(self, record: str) -> ReplayResult:
-        """The scan."""
-        quoted = jnp.zeros(2, self.tape.moment.mid.dtype)
-        start = (self._book(), self._exchange(), empty_desk(self.tape, self.config.n_levels), quoted)
-        n_steps = self.tape.moment.action.shape[0]
-        steps = (jnp.arange(1, n_steps + 1, dtype=jnp.int32), self.tape.moment)
 
-        def advance(state: tuple, step: tuple) -> tuple[tuple, ReplayPath | None]:
-            book, exchange, desk, quoted = state
-            number, moment = step
-            resting = jnp.stack([jnp.any(orders.size > 0) for orders in exchange.orders])
-            quoted = quoted + jnp.where(resting, moment.seconds, 0.0)
-            book = self._change_book(book, moment, number)
-            messages = self._arriving(desk, moment)
-            # The ladder is read here: an array that enters a branch may be copied at every step.
-            views = self._views(book, exchange, messages, moment, number)
-            branches = (
-                lambda: self._trade(exchange, moment),
-                lambda: self._levels(exchange, views, moment),
-                lambda: self._arrive(exchange, messages, views, moment),
-                lambda: (exchange, self._nothing()),
+def _scan(
+    policy: JointPolicy,
+    venues: tuple[Venue, ...],
+    steps: Moment,
+    covariates: tuple[Covariates, ...],
+    record: str,
+) -> tuple[ReplayResult, ...]:
+    """The actions of instrument number i are `3 i + action`; deciding comes after those of the last one."""
+    decide = 3 * len(venues)
+
+    def start(venue: Venue) -> _State:
+        desk = empty_desk(venue.tape, venue.config.n_levels)
+        return _State(venue.empty_book(), venue.empty_exchange(), desk, jnp.zeros(2, steps.mid.dtype))
+
+    def advance(states: tuple[_State, ...], step: tuple) -> tuple[tuple[_State, ...], tuple | None]:
+        number, moment = step
+        books, quoted = [], []
+        for i, (venue, state) in enumerate(zip(venues, states)):
+            own = (moment.action >= 3 * i) & (moment.action < 3 * i + 3)
+            changes = moment.n_changes if len(venues) == 1 else jnp.where(own, moment.n_changes, 0)
+            books.append(venue.change_book(state.book, moment, number, changes))
+            resting = jnp.stack([jnp.any(orders.size > 0) for orders in state.exchange.orders])
+            quoted.append(state.quoted + jnp.where(resting, moment.seconds, 0.0))
+        exchanges = tuple(state.exchange for state in states)
+        desks = tuple(state.desk for state in states)
+        nothing = tuple(venue.nothing() for venue in venues)
+
+        def at(i: int, happens: Callable[[], tuple[Exchange, Outcome]]) -> Callable:
+            def branch() -> tuple:
+                exchange, outcome = happens()
+                after = (*exchanges[:i], exchange, *exchanges[i + 1 :])
+                return (after, (*nothing[:i], outcome, *nothing[i + 1 :])) if record == "path" else (after, None)
+
+            return branch
+
+        branches = []
+        for i, venue in enumerate(venues):
+            own = (exchanges[i], books[i], desks[i], venue)
+            branches += [
+                at(i, lambda own=own: own[3].trade(own[0], moment)),
+                at(i, lambda own=own: own[3].levels(own[0], own[1], moment, number)),
+                at(i, lambda own=own: own[3].arrive(own[0], own[2], own[1], moment, number)),
+            ]
+        branches.append(lambda: (exchanges, nothing if record == "path" else None))
+        after, outcomes = jax.lax.switch(moment.action, branches)
+
+        def decided() -> tuple[Desk, ...]:
+            known = [exchange.account for exchange in exchanges]
+            states_now = [market_state(v.tape, c, a, moment.index) for v, c, a in zip(venues, covariates, known)]
+            quotes = policy(tuple(states_now))
+            return tuple(
+                send(venue.tape, venue.config, desk, exchange.orders, quote, moment.index)
+                for venue, desk, exchange, quote in zip(venues, desks, exchanges, quotes, strict=True)
             )
-            if record == "path":
-                after, outcome = jax.lax.switch(moment.action, branches)
-            else:
-                after, outcome = jax.lax.switch(moment.action, [lambda b=b: b()[0] for b in branches]), None
-            decides = moment.action == Action.DECIDE
-            desk = jax.lax.cond(decides, lambda: self._decide(desk, exchange, moment.index), lambda: desk)
-            path = None if outcome is None else _record(after, outcome, moment.mid)
-            return (book, after, desk, quoted), path
 
-        (_, end, _, quoted), path = jax.lax.scan(advance, start, steps)
-        if path is not None:
-            before = jnp.concatenate([path.mid[:1], path.mid[:-1]])
-            path = eqx.tree_at(lambda p: p.fill_mid, path, before)
-        return _result(end.account, quoted, jnp.sum(self.tape.moment.seconds), path)
+        desks = jax.lax.cond(moment.action == decide, decided, lambda: desks)
+        new = tuple(_State(*parts) for parts in zip(books, after, desks, quoted))
+        return new, None if outcomes is None else tuple(_record(a, o) for a, o in zip(after, outcomes))
 
-    def _book(self) -> Ladder:
-        size = self.tape.ladder
-        whole = jnp.zeros(size.shape, jnp.int32)
-        by_order = self.config.queue_model == "fifo"
-        return Ladder(size, whole, jnp.zeros_like(size) if by_order else None, whole if by_order else None)
+    n_steps = steps.action.shape[0]
+    numbers = jnp.arange(1, n_steps + 1, dtype=jnp.int32)
+    ends, paths = jax.lax.scan(advance, tuple(start(venue) for venue in venues), (numbers, steps))
+    seconds = jnp.sum(steps.seconds)
+    results = []
+    for i, end in enumerate(ends):
+        path = None if paths is None else _with_mids(paths[i], _mids(steps, i, len(venues)))
+        results.append(_result(end.exchange.account, end.quoted, seconds, path))
+    return tuple(results)
 
-    def _exchange(self) -> Exchange:
-        dtype, n = self.tape.moment.mid.dtype, self.config.n_levels
-        zeros, ticks = jnp.zeros(n, dtype), jnp.zeros(n, jnp.int32)
-        orders = Orders(ticks, zeros, zeros, zeros, zeros, ticks)
-        mid = worth(self.config.contract, self.tape.moment.mid[0], self.tape.reference_price)
-        return Exchange((orders, orders), new_account(mid, self.tape.moment.later_mid.shape[1]))
 
-    def _nothing(self) -> Outcome:
-        """No fills, no new orders."""
-        zeros = jnp.zeros(self.config.n_levels, self.tape.moment.mid.dtype)
-        fills, none = Fills(zeros, zeros), jnp.zeros(self.config.n_levels, bool)
-        return Outcome((fills, fills), (none, none), (none, none))
+def _mids(steps: Moment, instrument: int, n_instruments: int) -> Float[Array, " step"]:
+    """An instrument's mid after every step: steps of the others leave it."""
+    if n_instruments == 1:
+        return steps.mid
+    own = (steps.action >= 3 * instrument) & (steps.action < 3 * instrument + 3)
+    number = jnp.arange(own.shape[0])
+    first = jnp.argmax(own)
+    return steps.mid[jax.lax.cummax(jnp.where(own, number, first))]
 
-    def _change_book(self, book: Ladder, moment: Moment, number: Int[Array, ""]) -> Ladder:
-        """Applies the step's level changes; other steps have none."""
-        tape = self.tape
 
-        def window(array: Array) -> Array:
-            return jax.lax.dynamic_slice(array, (moment.first_change,), (tape.width,))
-
-        counts = jnp.arange(tape.width) < moment.n_changes
-        slot = jnp.where(counts, window(tape.change_slot), book.size.shape[0])
-
-        def put(array: Array, values: Array) -> Array:
-            return array.at[slot].set(values, mode="drop", unique_indices=True)
-
-        return Ladder(
-            size=put(book.size, window(tape.change_size)),
-            changed_at=book.changed_at.at[slot].set(number, mode="drop", unique_indices=True),
-            removed=None if book.removed is None else put(book.removed, window(tape.change_removed)),
-            placed=None if book.placed is None else put(book.placed, window(tape.change_placed)),
-        )
-
-    def _arriving(self, desk: Desk, moment: Moment) -> list[Messages]:
-        """The messages in the decision's slot."""
-        row = moment.index % self.tape.n_pending
-        return [Messages(*(x[row] for x in pending)) for pending in desk.pending]
-
-    def _views(
-        self, book: Ladder, exchange: Exchange, messages: list[Messages], moment: Moment, number: Int[Array, ""]
-    ) -> list[View]:
-        arrives = moment.action == Action.ARRIVE
-        views = []
-        for sign, orders, message in zip(SIDES, exchange.orders, messages):
-            slot, inside = self._place(sign, jnp.where(arrives, message.ticks, orders.ticks))
-            offered = None
-            if not self.config.post_only and self.config.partial_fills:
-                touch = opposite_touch(sign, moment)
-                other, there = self._place(-sign, touch + sign * jnp.arange(TAKING_TICKS))
-                offered = jnp.where(there, book.size[other], 0.0)
-            views.append(
-                View(
-                    quantity=book.size[slot],
-                    changed=inside & (book.changed_at[slot] == number),
-                    inside=inside,
-                    removed=None if book.removed is None else book.removed[slot],
-                    placed=None if book.placed is None else book.placed[slot],
-                    offered=offered,
-                )
-            )
-        return views
-
-    def _place(self, sign: int, ticks: Int[Array, "..."]) -> tuple[Int[Array, "..."], Bool[Array, "..."]]:
-        """Slot of the ladder, and whether the ladder has it."""
-        width = self.tape.ladder.shape[0] // 2
-        offset = ticks - self.tape.base
-        inside = (offset >= 0) & (offset < width)
-        return jnp.clip(offset, 0, width - 1) + (0 if sign > 0 else width), inside
-
-    def _trade(self, exchange: Exchange, moment: Moment) -> tuple[Exchange, Outcome]:
-        """An execution: it fills orders of ours that it passed or whose queue it emptied (Q-2)."""
-        sides = [match_trade(self.config, s, o, moment) for s, o in zip(SIDES, exchange.orders)]
-        after, outcome = self._settle(exchange, [o for o, _ in sides], [lots for _, lots in sides], moment)
-        return after._replace(account=marked(after.account)), outcome
-
-    def _levels(self, exchange: Exchange, views: list[View], moment: Moment) -> tuple[Exchange, Outcome]:
-        """The book changes: queue positions (Q-3), and orders that the other side's best price has reached are filled."""
-        orders, lots = [], []
-        for sign, ours, view in zip(SIDES, exchange.orders, views):
-            ours = move_up(self.config, sign, ours, view, moment)
-            touch = opposite_touch(sign, moment)
-            crossed = moment.is_trading & (sign * (ours.ticks - touch) >= 0)
-            filled = jnp.where(crossed, ours.size, 0.0)
-            orders.append(ours._replace(size=ours.size - filled))
-            lots.append(filled)
-        after, outcome = self._settle(exchange, orders, lots, moment)
-        # Fills happen at the mid before the event, so that its move against us is inventory loss, not spread.
-        account = marked(revalued(after.account, worth(self.config.contract, moment.mid, self.tape.reference_price)))
-        return after._replace(account=account), outcome
-
-    def _arrive(
-        self, exchange: Exchange, messages: list[Messages], views: list[View], moment: Moment
-    ) -> tuple[Exchange, Outcome]:
-        """A decision's messages reach the exchange: old orders are cancelled, new ones queue up, take or are refused."""
-        config, tape, index = self.config, self.tape, moment.index
-        price = tape.reference_price + moment.mid
-        has_book = (moment.best_bid > -(2**29)) | (moment.best_ask < 2**29)
-        orders, all_fills, accepted, rejected = [], [], [], []
-        for sign, old, message, view in zip(SIDES, exchange.orders, messages, views):
-            replaces = message.replaces & ~tape.refused[index]
-            size = jnp.where(replaces & has_book, message.size, 0.0)
-            size = cut(config, sign, size, jnp.where(replaces, 0.0, old.size), exchange.account.inventory, price)
-            touch = opposite_touch(sign, moment)
-            crosses = (size > 0) & (sign * (message.ticks - touch) >= 0)
-            refused = crosses & (jnp.asarray(config.post_only) | ~moment.is_trading)
-            fills = Fills(jnp.zeros_like(size), jnp.zeros_like(size))
-            if not config.post_only:
-                taken, paid = take(config, sign, message.ticks, size, view, touch)
-                takes = crosses & ~refused
-                fills = Fills(jnp.where(takes, taken, 0.0), jnp.where(takes, paid, 0.0) * tape.tick_size)
-            queue = jnp.where(view.inside & is_shown(sign, message.ticks, moment), view.quantity, jnp.inf)
-            # What an order cannot take at once is cancelled: the recorded book would offer the same volume again.
-            rests = jnp.where(crosses, 0.0, size)
-            placed = jnp.broadcast_to(tape.arrival_event[index], message.ticks.shape)
-            new = Orders(message.ticks, rests, queue, queue, jnp.zeros_like(queue), placed)
-            orders.append(Orders(*(jnp.where(replaces, n, o) for n, o in zip(new, old))))
-            all_fills.append(fills)
-            accepted.append(replaces & (size > 0) & ~refused)
-            rejected.append(replaces & (message.size > 0) & (refused | (size == 0)))
-        account = exchange.account
-        counts = [jnp.sum(a, dtype=jnp.int32) for a in accepted]
-        account = account._replace(
-            rejected=account.rejected + jnp.sum(jnp.stack(rejected), dtype=jnp.int32),
-            n_orders=tuple(n + more for n, more in zip(account.n_orders, counts)),
-        )
-        if not config.post_only:
-            account = marked(self._charged(account, all_fills, config.taker_fee, moment))
-        return Exchange(tuple(orders), account), Outcome(tuple(all_fills), tuple(accepted), tuple(rejected))
-
-    def _settle(
-        self, exchange: Exchange, orders: list[Orders], lots: list[Sizes], moment: Moment
-    ) -> tuple[Exchange, Outcome]:
-        """Resting fills are paid at their own price."""
-        fills = [Fills(n, o.ticks * self.tape.tick_size) for n, o in zip(lots, orders)]
-        account = self._charged(exchange.account, fills, self.config.maker_fee, moment)
-        return Exchange(tuple(orders), account), self._nothing()._replace(fills=tuple(fills))
-
-    def _decide(self, desk: Desk, exchange: Exchange, index: Int[Array, ""]) -> Desk:
-        account = exchange.account
-        return decide(self.policy, self.tape, self.covariates, self.config, desk, exchange.orders, account, index)
-
-    def _charged(self, account: Account, fills: list[Fills], rate: Float[Array, ""], moment: Moment) -> Account:
-        rules, reference = self.config, self.tape.reference_price
-        return after_fills(account, tuple(fills), rate, rules.fee_model, rules.contract, reference, moment.later_mid)
+def _with_mids(path: ReplayPath, mid: Float[Array, " step"]) -> ReplayPath:
+    before = jnp.concatenate([mid[:1], mid[:-1]])
+    return eqx.tree_at(lambda p: (p.mid, p.fill_mid), path, (mid, before), is_leaf=lambda x: x is None)
 
 
 def _both(pair: tuple[Array, Array]) -> Array:
@@ -369,18 +251,18 @@ def _both(pair: tuple[Array, Array]) -> Array:
     return stacked[:, 0] if stacked.shape[1] == 1 else stacked
 
 
-def _record(after: Exchange, outcome: Outcome, mid: Float[Array, ""]) -> ReplayPath:
+def _record(after: Exchange, outcome: Outcome) -> ReplayPath:
     account, orders = after.account, after.orders
     return ReplayPath(
         inventory=account.inventory,
         value=account.cash + account.inventory * account.worth,
-        mid=mid,
+        mid=None,  # these two are the same for all policies
         order_ticks=_both((orders[0].ticks, orders[1].ticks)),
         order_size=_both((orders[0].size, orders[1].size)),
         order_front=_both((orders[0].front, orders[1].front)),
         fill=_both((outcome.fills[0].lots, outcome.fills[1].lots)),
         fill_price=_both((outcome.fills[0].price, outcome.fills[1].price)),
-        fill_mid=mid,  # of the step before, once the scan is done
+        fill_mid=None,
         accepted=_both(outcome.accepted),
         refused=_both(outcome.refused),
     )
