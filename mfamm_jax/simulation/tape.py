@@ -160,11 +160,7 @@ def build_tape(
     ladder = build_ladder(session) if ladder is None else ladder
     received = t_ns if updates.local_ns is None else updates.local_ns
     start = int(t_ns[0]) if start_ns is None else start_ns
-    # The book in force at the first decision is the last row that its feed shows.
-    first = max(
-        int(np.searchsorted(np.maximum.accumulate(received), start - round(feed_latency * NS), side="right")) - 1, 0
-    )
-    first = min(first, max(int(np.searchsorted(t_ns, start, side="right")) - 1, 0))
+    first = _first_row(t_ns, received, start, nanoseconds("feed_latency", feed_latency))
     rows = slice(first, int(np.searchsorted(t_ns, t_ns[-1] if end_ns is None else end_ns, side="right")))
     timeline = make_timeline(
         t_ns[rows],
@@ -182,6 +178,15 @@ def build_tape(
         later = np.stack([_later_mid(tape, tape_ns, seconds) for seconds in markout_seconds], axis=1)
         tape = eqx.tree_at(lambda t: t.moment.later_mid, tape, _real(later))
     return tape, dataclasses.replace(timeline, tape_ns=tape_ns)
+
+
+def _first_row(t_ns: np.ndarray, received: np.ndarray, start: int, feed: int) -> int:
+    """First row to replay: the book in force at the first decision is the one of the row that it has received last."""
+    all_seen = np.searchsorted(np.maximum.accumulate(received), start - feed, side="right") - 1
+    order = np.argsort(received, kind="stable")
+    last_seen = order[max(np.searchsorted(received[order], start - feed, side="right") - 1, 0)]
+    happened = np.searchsorted(t_ns, start, side="right") - 1
+    return max(int(min(all_seen, last_seen, happened)), 0)
 
 
 def _later_mid(tape: Tape, tape_ns: np.ndarray, seconds: float) -> np.ndarray:
