@@ -225,7 +225,7 @@ def _scan(
     seconds = jnp.sum(steps.seconds)
     results = []
     for i, end in enumerate(ends):
-        path = None if paths is None else _with_mids(paths[i], _mids(steps, i, len(venues)))
+        path = None if paths is None else _path(paths[i], _mids(steps, i, len(venues)))
         results.append(_result(end.exchange.account, end.quoted, seconds, path))
     return tuple(results)
 
@@ -240,9 +240,8 @@ def _mids(steps: Moment, instrument: int, n_instruments: int) -> Float[Array, " 
     return steps.mid[jax.lax.cummax(jnp.where(own, number, first))]
 
 
-def _with_mids(path: ReplayPath, mid: Float[Array, " step"]) -> ReplayPath:
-    before = jnp.concatenate([mid[:1], mid[:-1]])
-    return eqx.tree_at(lambda p: (p.mid, p.fill_mid), path, (mid, before), is_leaf=lambda x: x is None)
+def _path(recorded: dict[str, Array], mid: Float[Array, " step"]) -> ReplayPath:
+    return ReplayPath(mid=mid, fill_mid=jnp.concatenate([mid[:1], mid[:-1]]), **recorded)
 
 
 def _both(pair: tuple[Array, Array]) -> Array:
@@ -251,21 +250,20 @@ def _both(pair: tuple[Array, Array]) -> Array:
     return stacked[:, 0] if stacked.shape[1] == 1 else stacked
 
 
-def _record(after: Exchange, outcome: Outcome) -> ReplayPath:
+def _record(after: Exchange, outcome: Outcome) -> dict[str, Array]:
+    """What a path keeps of a step; its mids are the same for all policies."""
     account, orders = after.account, after.orders
-    return ReplayPath(
-        inventory=account.inventory,
-        value=account.cash + account.inventory * account.worth,
-        mid=None,  # these two are the same for all policies
-        order_ticks=_both((orders[0].ticks, orders[1].ticks)),
-        order_size=_both((orders[0].size, orders[1].size)),
-        order_front=_both((orders[0].front, orders[1].front)),
-        fill=_both((outcome.fills[0].lots, outcome.fills[1].lots)),
-        fill_price=_both((outcome.fills[0].price, outcome.fills[1].price)),
-        fill_mid=None,
-        accepted=_both(outcome.accepted),
-        refused=_both(outcome.refused),
-    )
+    return {
+        "inventory": account.inventory,
+        "value": account.cash + account.inventory * account.worth,
+        "order_ticks": _both((orders[0].ticks, orders[1].ticks)),
+        "order_size": _both((orders[0].size, orders[1].size)),
+        "order_front": _both((orders[0].front, orders[1].front)),
+        "fill": _both((outcome.fills[0].lots, outcome.fills[1].lots)),
+        "fill_price": _both((outcome.fills[0].price, outcome.fills[1].price)),
+        "accepted": _both(outcome.accepted),
+        "refused": _both(outcome.refused),
+    }
 
 
 def _positive(lots: Float[Array, ""]) -> Float[Array, ""]:
