@@ -5,7 +5,8 @@ import numpy as np
 
 import mfamm_jax
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_readme_example_runs_and_more_risk_aversion_widens_the_spread():
@@ -16,6 +17,14 @@ def test_the_readme_example_runs_and_more_risk_aversion_widens_the_spread():
     step = 1e-5
     difference = (names["half_spread"](0.1 + step) - names["half_spread"](0.1 - step)) / (2 * step)
     np.testing.assert_allclose(names["slopes"][1], difference, rtol=1e-7)
+
+
+def test_the_replay_example_runs_and_wider_quotes_fill_less():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/replay.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(code.replace("print(", "("), names)
+    fills = np.asarray(names["results"].n_bid_fills)
+    assert fills[0] > 10 > fills[-1]
 
 
 def test_every_public_name_exists():

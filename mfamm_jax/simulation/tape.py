@@ -162,6 +162,11 @@ def build_tape(
     start = int(t_ns[0]) if start_ns is None else start_ns
     first = _first_row(t_ns, received, start, nanoseconds("feed_latency", feed_latency))
     rows = slice(first, int(np.searchsorted(t_ns, t_ns[-1] if end_ns is None else end_ns, side="right")))
+    if rows.stop <= rows.start or (end_ns is not None and end_ns <= start):
+        raise DataError(
+            f"{session.name}: nothing to replay between {start / NS:.3f} s and its end: the events lie between "
+            f"{t_ns[0] / NS:.3f} and {t_ns[-1] / NS:.3f} s after midnight"
+        )
     timeline = make_timeline(
         t_ns[rows],
         decision_interval=decision_interval,
