@@ -161,6 +161,6 @@ def test_bad_settings_are_named(override, said):
 
 
 def test_an_end_before_the_start_is_said(tmp_path):
-    with pytest.raises(DataError, match=r"events lie between 34200\.\d+ and 34260"):
+    with pytest.raises(DataError, match=r"events lie between 34200\.\d+ and 34259"):
         run_small(tmp_path / "bad", "replay_sweep", "timing.end=1.0", "sweep={}")
     assert not list((tmp_path / "bad").glob("metrics.json"))
