@@ -61,7 +61,8 @@ class PoissonMarket(Checked):
                 chance = jnp.minimum(rate * time_step, 1.0)  # AS-S2
             else:
                 at_mid = factor * intensity(jnp.zeros_like(depth))
-                chance = jnp.minimum(at_mid * time_step, 1.0) * jnp.minimum(rate / at_mid, 1.0)
+                share = rate / jnp.where(at_mid > 0, at_mid, 1.0)  # a quiet moment (activity 0) has no orders to share
+                chance = jnp.minimum(at_mid * time_step, 1.0) * jnp.minimum(share, 1.0)
             return jnp.where(size > 0, chance, 0.0)
 
         return (

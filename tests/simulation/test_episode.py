@@ -146,3 +146,17 @@ def test_fees_by_the_price():
     result = simulate_episode(SymmetricPolicy(0.4, 3.0), world, EPISODES, NEUTRAL, jnp.asarray(0.0), jax.random.key(1))
     assert float(result.fees) > 0.5
     assert float(result.pnl) == pytest.approx(float(result.capture + result.revaluation - result.fees), abs=1e-10)
+
+
+@pytest.mark.parametrize("rule", ["poisson", "clip_product", "product_of_clips"])
+def test_nothing_fills_and_nothing_breaks_while_no_orders_arrive(rule):
+    world, one = market(fill_rule=rule), jnp.ones(())
+    quotes, quiet = Quotes(0.1 * one, 0.2 * one, one, one), (jnp.zeros(()), one)
+
+    def chances(factor):
+        return world.fill_probabilities(quotes, jnp.asarray(0.5), (factor, quiet[1]))
+
+    bid, ask = chances(quiet[0])
+    assert bid == 0
+    assert 0 < ask < 1
+    assert np.isfinite(jax.grad(lambda f: chances(f)[0])(quiet[0]))
