@@ -57,16 +57,29 @@ def grid(n):
 
 
 def hftbacktest_runner(data):
-    """Function (half spread, skew) -> times, sides and prices of fills by hftbacktest, and its profit."""
-    from hftbacktest import BUY, GTX, BacktestAsset, HashMapMarketDepthBacktest
+    """Function (half spread, skew) -> positions at decisions, fills (time, side, price tick), and final numbers."""
+    from hftbacktest import BUY, FILLED, GTX, BacktestAsset, HashMapMarketDepthBacktest
     from hftbacktest import LIMIT as LIMIT_ORDER
     from numba import njit
 
     @njit
-    def quote(hbt, half, skew, log):
-        n = 0
+    def note_fills(hbt, fills, n):
+        values = hbt.orders(0).values()
+        while values.has_next():
+            order = values.get()
+            if order.status == FILLED:
+                fills[n, 0] = order.exch_timestamp
+                fills[n, 1] = 1 if order.side == BUY else -1
+                fills[n, 2] = order.exec_price_tick
+                n += 1
+        return n
+
+    @njit
+    def quote(hbt, half, skew, log, fills):
+        n = n_fills = 0
         position = 0.0
         while hbt.elapse(INTERVAL_NS) == 0:
+            n_fills = note_fills(hbt, fills, n_fills)
             hbt.clear_inactive_orders(0)
             depth = hbt.depth(0)
             position = hbt.position(0)
@@ -89,11 +102,11 @@ def hftbacktest_runner(data):
                 hbt.submit_buy_order(0, bid, bid * TICK, ORDER, GTX, LIMIT_ORDER, False)
             if wants_ask and not has_ask:
                 hbt.submit_sell_order(0, 1_000_000_000 + ask, ask * TICK, ORDER, GTX, LIMIT_ORDER, False)
-            log[n, 0], log[n, 1], log[n, 2] = position, bid, ask
+            log[n] = position
             n += 1
-        return n
+        return n, note_fills(hbt, fills, n_fills)
 
-    log = np.zeros((10_000_000 // 100, 3))
+    log, fills = np.zeros(1_000_000), np.zeros((1_000_000, 3), np.int64)
 
     def run(half, skew):
         asset = (
@@ -108,17 +121,17 @@ def hftbacktest_runner(data):
             .lot_size(LOT)
         )
         hbt = HashMapMarketDepthBacktest([asset])
-        n = quote(hbt, half, skew, log)
+        n, n_fills = quote(hbt, half, skew, log, fills)
         state, depth = hbt.state_values(0), hbt.depth(0)
         mid = (depth.best_bid + depth.best_ask) / 2
         profit = state.balance + state.position * mid - state.fee
-        return log[:n].copy(), (state.num_trades, profit, state.fee, state.position)
+        return log[:n].copy(), fills[:n_fills].copy(), (state.num_trades, profit, state.fee, state.position)
 
     return run
 
 
 def prepared(session, ladder, reduce):
-    """Tape and the absolute mid at every decision."""
+    """Tape, the times of its steps, the absolute mid at every decision, and the reference tick."""
     start = int(session.updates.t_ns[0]) + INTERVAL_NS
     end = int(session.updates.local_ns.max()) + 1
     latency = LATENCY_NS / 1e9
@@ -136,7 +149,7 @@ def prepared(session, ladder, reduce):
     bid, ask = (np.asarray(x).astype(float) + reference for x in (tape.decision_bid, tape.decision_ask))
     zeros = jnp.zeros(len(timeline.decision_ns))
     features = jnp.zeros((len(zeros), 6)).at[:, 0].set((bid * TICK + ask * TICK) / 2)
-    return tape, Covariates(zeros, zeros, zeros, features), reference
+    return tape, timeline.tape_ns + session.epoch_ns, Covariates(zeros, zeros, zeros, features), reference
 
 
 def rules():
@@ -178,15 +191,20 @@ def ours(tape, covariates, reference, settings, precision, record="summary"):
     return result, best, compile_s
 
 
-def compare(run, tape, covariates, reference, settings):
-    """How many of the policies have another position at some decision, other trades, profit or fees than hftbacktest."""
+def compare(run, tape, tape_ns, covariates, reference, settings):
+    """How many policies differ from hftbacktest in a fill's time, side or price, a position, the profit or the fees."""
     result, _, _ = ours(tape, covariates, reference, settings, "float64", record="path")
     decides = np.asarray(tape.moment.action) == 3
     different = 0
     for number, (half, skew) in enumerate(settings):
-        log, (trades, profit, fee, position) = run(half, skew)
+        log, fills, (trades, profit, fee, position) = run(half, skew)
         inventory = np.asarray(result.path.inventory[number])[decides]
-        same = len(log) == len(inventory) and np.array_equal(inventory, log[:, 0])
+        same = len(log) == len(inventory) and np.array_equal(inventory, log)
+        step, side = np.nonzero(np.asarray(result.path.fill[number]) > 0)
+        price = np.asarray(result.path.fill_price[number])[step, side] / TICK + reference
+        found = np.stack([tape_ns[step], 1 - 2 * side, np.rint(price).astype(np.int64)], axis=1)
+        # Within one nanosecond the order of fills is arbitrary there.
+        same &= np.array_equal(found[np.lexsort(found.T)], fills[np.lexsort(fills.T)])
         same &= int(result.n_bid_fills[number] + result.n_ask_fills[number]) == trades
         found = (result.pnl[number], result.fees[number], result.inventory[number])
         same &= np.allclose(found, (profit, fee, position), rtol=1e-9, atol=1e-9)
@@ -212,12 +230,12 @@ def main():
     run(5.0, 0.5)  # compiles
     cpu = time.process_time()
     ladder = build_ladder(session)
-    tape, covariates, reference = prepared(session, ladder, True)
+    tape, tape_ns, covariates, reference = prepared(session, ladder, True)
     prepare_s = time.process_time() - cpu
     n_steps = tape.moment.action.shape[0]
     print(f"{capture.name}: {n_events:,} events, {n_steps:,} steps after reduction, laid out in {prepare_s:.1f} CPU s")
-    different = compare(run, tape, covariates, reference, grid(64))
-    print(f"policies of 64 whose positions, trades, profit or fees differ from hftbacktest: {different}")
+    different = compare(run, tape, tape_ns, covariates, reference, grid(64))
+    print(f"policies of 64 that differ from hftbacktest in any fill, position, profit or fee: {different}")
     rows = [{"events": n_events, "steps": n_steps, "prepare_cpu_s": prepare_s, "different_of_64": different}]
     peer = {}
     for n in COUNTS:
@@ -233,7 +251,7 @@ def main():
         print(
             f"hftbacktest                 {n:5} policies: {best:8.3f} CPU s, {n_events * n / best / 1e6:8.1f} million events x policies/CPU s"
         )
-    unreduced, _, _ = prepared(session, ladder, False)
+    unreduced = prepared(session, ladder, False)[0]
     for reducer, laid_out in (("reduced", tape), ("every event", unreduced)):
         for precision in ("float64", "float32"):
             for n in COUNTS:

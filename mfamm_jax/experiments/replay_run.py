@@ -40,8 +40,8 @@ class Rule(Checked):
 class Timing(Checked):
     """When decisions are made and how long messages take."""
 
-    decision_interval: float | None = static_field(
-        default=0.1, lower=0.0, strict=True, unit="s", help="between decisions; unset in Python = at every event"
+    decision_interval: float = static_field(
+        default=0.1, lower=0.0, unit="s", help="between decisions; 0 = at every event received"
     )
     order_latency: float = static_field(default=0.01, lower=0.0, unit="s", help="from us to the exchange")
     response_latency: float = static_field(default=0.01, lower=0.0, unit="s", help="our fills, exchange to us")
@@ -111,7 +111,7 @@ class Replay(AbstractExperiment):
         start, end = (None if t is None else round(t * 1e9) for t in (timing.start, timing.end))
         tape, timeline = build_tape(
             session,
-            decision_interval=timing.decision_interval,
+            decision_interval=timing.decision_interval or None,
             order_latency=timing.latency(seed, session.epoch_ns),
             feed_latency=timing.feed_latency,
             start_ns=start,
