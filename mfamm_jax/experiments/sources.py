@@ -67,24 +67,25 @@ class _File(Checked):
     tick_size: float | None = static_field(default=None, lower=0.0, strict=True, unit="price", help="unset = detected")
 
 
-class HftbacktestSource(_File):
-    """hftbacktest npz event arrays."""
+class _UnitFile(_File):
+    """A recorded file whose sizes are multiples of a lot."""
 
     size_unit: float | None = static_field(
         default=None, lower=0.0, strict=True, help="lot of the venue; unset = detected"
     )
+
+
+class HftbacktestSource(_UnitFile):
+    """hftbacktest npz event arrays."""
 
     def load(self, folder: Path, seed: int) -> tuple[Session, None]:
         """The file."""
         return load_hftbacktest(self.path, tick_size=self.tick_size, size_unit=self.size_unit), None
 
 
-class HftbacktestRawSource(_File):
+class HftbacktestRawSource(_UnitFile):
     """Raw captures of hftbacktest's collector (Binance), several files of one recording separated by commas."""
 
-    size_unit: float | None = static_field(
-        default=None, lower=0.0, strict=True, help="lot of the venue; unset = detected"
-    )
     gap: Literal["error", "resync"] = static_field(default="error", help="what to do at a gap in the depth updates")
 
     def load(self, folder: Path, seed: int) -> tuple[Session, None]:
@@ -93,24 +94,16 @@ class HftbacktestRawSource(_File):
         return load_hftbacktest_raw(files, tick_size=self.tick_size, size_unit=self.size_unit, gap=self.gap), None
 
 
-class TardisSource(_File):
+class TardisSource(_UnitFile):
     """Tardis csv: incremental_book_L2, trades, book_snapshot_5 or _25; a folder or a file with its trades beside it."""
-
-    size_unit: float | None = static_field(
-        default=None, lower=0.0, strict=True, help="lot of the venue; unset = detected"
-    )
 
     def load(self, folder: Path, seed: int) -> tuple[Session, None]:
         """The file or folder."""
         return load_tardis(self.path, tick_size=self.tick_size, size_unit=self.size_unit), None
 
 
-class BinanceSource(_File):
+class BinanceSource(_UnitFile):
     """Binance public dumps: aggTrades, trades, bookTicker; a folder with trades and bookTicker of one day."""
-
-    size_unit: float | None = static_field(
-        default=None, lower=0.0, strict=True, help="lot of the venue; unset = detected"
-    )
 
     def load(self, folder: Path, seed: int) -> tuple[Session, None]:
         """The file or folder."""
@@ -149,12 +142,8 @@ class BitstampSource(Checked):
         return load_bitstamp(self.path), None
 
 
-class ParquetSource(_File):
+class ParquetSource(_UnitFile):
     """Parquet of the documented schema (docs/data.md)."""
-
-    size_unit: float | None = static_field(
-        default=None, lower=0.0, strict=True, help="lot of the venue; unset = detected"
-    )
 
     def load(self, folder: Path, seed: int) -> tuple[Session, None]:
         """The file."""
