@@ -128,9 +128,9 @@ class RecordedLatency(AbstractLatency):
         refused = self.exchange_ns < self.request_ns
         one_way = np.where(refused, self.response_ns, self.exchange_ns) - self.request_ns
         at = (sent_ns - first).astype(float)
-        nearest = np.clip(np.searchsorted(self.request_ns, sent_ns, side="right") - 1, 0, len(refused) - 1)
-        after = np.minimum(nearest + 1, len(refused) - 1)
-        is_refused = refused[nearest] | refused[after]
+        # Between two measurements both count, beyond the ends the first or the last alone.
+        before = np.searchsorted(self.request_ns, sent_ns, side="right") - 1
+        is_refused = refused[np.maximum(before, 0)] | refused[np.minimum(before + 1, len(refused) - 1)]
         latency = np.interp(at, (self.request_ns - first).astype(float), one_way.astype(float))
         return np.rint(latency).astype(np.int64), is_refused
 
