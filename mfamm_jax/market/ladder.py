@@ -132,7 +132,8 @@ def _from_messages(updates: BookUpdates, feed: str) -> Ladder:
         if kind == Kind.CLEAR:
             changes = [(s.sign, t, 0.0, 0.0, -1) for s in (bid, ask) if s.sign == side or side == 0
                        for t in [t for t in s.levels if side == 0 or (t - tick) * s.sign >= 0]]  # fmt: skip
-            orders = {} if side == 0 else orders
+            cleared = {(sign, t) for sign, t, *_ in changes}
+            orders = {} if side == 0 else {o: e for o, e in orders.items() if (e[3], e[0]) not in cleared}
         for sign, tick, size, taken, since in changes:
             ours, other = (bid, ask) if sign > 0 else (ask, bid)
             before = ours.best
@@ -174,14 +175,14 @@ def _from_messages(updates: BookUpdates, feed: str) -> Ladder:
 def _order_message(orders, ours, row, kind, tick, size, order):
     """Level change of one order message, and whether its order was known."""
     if kind == Kind.ADD:
-        orders[order] = [tick, size, row]
+        orders[order] = [tick, size, row, ours.sign]
         return ((ours.sign, tick, ours.levels.get(tick, 0.0) + size, -size, row),), True
     if kind not in (Kind.CANCEL, Kind.DELETE, Kind.TRADE):
         return (), True
     entry = orders.get(order)
     if entry is None:
         return (), kind == Kind.TRADE and order == 0
-    place, left, since = entry
+    place, left, since, _ = entry
     taken = left if kind == Kind.DELETE else min(size, left)
     if taken >= left:
         del orders[order]

@@ -57,7 +57,8 @@ def send(
     slot = index % tape.n_pending
     all_sent, all_pending = [], []
     for (ticks, size), resting, sent, pending in zip(wanted, orders, desk.sent, desk.pending):
-        in_flight = sent.at >= tape.arrived[index]
+        last = jnp.maximum(sent.at, 0)
+        in_flight = (sent.at >= 0) & (tape.answered[last] > index)
         remaining = jnp.where(in_flight, sent.size, resting.size)
         price = jnp.where(in_flight, sent.ticks, resting.ticks)
         if config.n_levels > 1:
@@ -65,16 +66,14 @@ def send(
             ticks, size = ticks[match], size[match]
         # Ages are differences of rounded times: an order of exactly the highest age is replaced.
         rounding = 2 * jnp.finfo(tape.time_left.dtype).eps * tape.time_left[0]
-        age = tape.time_left[jnp.maximum(sent.at, 0)] - tape.time_left[index] + rounding
+        age = tape.time_left[jnp.where(in_flight, last, resting.decision)] - tape.time_left[index] + rounding
         near = jnp.abs(ticks - price) < config.refresh_ticks
         keeps = (remaining > 0) & (remaining <= size) & near & (age < config.max_age)
         replaces = ~(keeps | ((remaining == 0) & (size == 0)))
         message = Messages(ticks, size, replaces)
         all_pending.append(Messages(*(old.at[slot].set(new) for old, new in zip(pending, message))))
         new = Sent(ticks, size, jnp.broadcast_to(index, ticks.shape))
-        # Messages that the venue refuses change nothing: the old order stays.
-        sends = replaces & ~tape.refused[index]
-        all_sent.append(Sent(*(jnp.where(sends, n, o) for n, o in zip(new, sent))))
+        all_sent.append(Sent(*(jnp.where(replaces, n, o) for n, o in zip(new, sent))))
     return Desk(tuple(all_sent), tuple(all_pending))
 
 
@@ -93,9 +92,9 @@ def _wanted(tape: Tape, config: ReplayConfig, quotes: Quotes, index: Int[Array, 
         else:
             whole = jnp.floor(price + slack) if sign > 0 else jnp.ceil(price - slack)
         ticks = jnp.where(quotable, whole, 0.0).astype(jnp.int32)
-        if not config.improves_touch:
+        if not config.improves_touch:  # the whole grid moves back
             touch = tape.decision_bid[index] if sign > 0 else tape.decision_ask[index]
-            ticks = jnp.minimum(ticks, touch) if sign > 0 else jnp.maximum(ticks, touch)
+            ticks = ticks - sign * jnp.maximum(sign * (ticks[0] - touch), 0)
             quotable = quotable & (jnp.abs(touch) < NO_ASK)  # an empty side has no best price to join
         wanted.append((ticks, jnp.where(quotable, whole_lots(config, size), 0.0)))
     return wanted

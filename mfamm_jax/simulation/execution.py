@@ -88,6 +88,7 @@ class Orders(NamedTuple):
         level: Quantity shown at our price; inf = not visible.
         traded: Executed at our price since the level last changed.
         placed: Event after which we took our place.
+        decision: Decision that sent it.
     """
 
     ticks: Ticks
@@ -96,6 +97,7 @@ class Orders(NamedTuple):
     level: Sizes
     traded: Sizes
     placed: Int[Array, " level"]
+    decision: Int[Array, " level"]
 
 
 class Messages(NamedTuple):

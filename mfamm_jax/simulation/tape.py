@@ -86,7 +86,7 @@ class Tape(eqx.Module):
         decision_bid, decision_ask: Best prices it sees [ticks].
         sees_market: Whether it sees a book at all; without one it does not quote.
         time_left: From each decision to the end [s].
-        arrived: How many earlier decisions' orders are known to have arrived.
+        answered: First decision that knows what became of each decision's messages.
         arrival_event: Last event before the decision's orders arrive.
         refused: Whether the venue refuses the decision's messages.
         tick_size: [price].
@@ -109,7 +109,7 @@ class Tape(eqx.Module):
     decision_ask: Int[Array, " decision"]
     sees_market: Bool[Array, " decision"]
     time_left: Float[Array, " decision"]
-    arrived: Int[Array, " decision"]
+    answered: Int[Array, " decision"]
     arrival_event: Int[Array, " decision"]
     refused: Bool[Array, " decision"]
     tick_size: Float[Array, ""]
@@ -413,7 +413,7 @@ def _tape(
         decision_ask=_whole(np.where(seen.ask[known] < NO_ASK, seen.ask[known] - reference, NO_ASK)),
         sees_market=jnp.asarray((timeline.seen_row >= 0) & seen.seen[known]),
         time_left=_real((timeline.end_ns - timeline.decision_ns) / NS),
-        arrived=jnp.asarray(timeline.arrived),
+        answered=jnp.asarray(timeline.answered),
         arrival_event=jnp.asarray(timeline.arrival_row),
         refused=jnp.asarray(timeline.refused),
         tick_size=_real(tick),

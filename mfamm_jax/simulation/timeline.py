@@ -34,7 +34,7 @@ class Timeline:
         seen_row: int32 (J,), event the decision has received last; differs from `feature_row` where events overtook
             others on their way.
         arrival_row: int32 (J,), last event before the decision's orders reach the exchange; -1 = none.
-        arrived: int32 (J,), how many earlier decisions' orders are known to have arrived at the decision.
+        answered: int32 (J,), first decision that knows what became of the decision's messages; J = none.
         refused: bool (J,), whether the venue refuses the decision's messages (a negative recorded latency).
         n_pending: Most decisions on their way at the same time.
         end_ns: End of the horizon.
@@ -48,7 +48,7 @@ class Timeline:
     feature_row: np.ndarray
     seen_row: np.ndarray
     arrival_row: np.ndarray
-    arrived: np.ndarray
+    answered: np.ndarray
     refused: np.ndarray
     n_pending: int
     end_ns: int
@@ -137,8 +137,12 @@ def make_timeline(
     kind, index, step_ns = _merge(
         [events, arrival_ns[inside], known_ns], ranks, [Step.MARKET, Step.ARRIVE, Step.DECIDE]
     )
-    arrivals = np.cumsum(kind == Step.ARRIVE, dtype=np.int32)
-    in_flight = np.cumsum(kind == Step.DECIDE) - arrivals
+    decides, arrives = kind == Step.DECIDE, kind == Step.ARRIVE
+    in_flight = np.cumsum(decides) - np.cumsum(arrives)
+    # An arrival is known to the decisions after it in the sequence, a refusal after its latency.
+    answered = np.full(len(decision_ns), len(decision_ns), np.int32)
+    answered[index[arrives]] = np.cumsum(decides)[arrives]
+    answered[refused] = np.searchsorted(decision_ns, (decision_ns + entry)[refused])
     by_arrival = np.argsort(received, kind="stable")
     last = _last_row(received[by_arrival], decision_ns)
     return Timeline(
@@ -149,7 +153,7 @@ def make_timeline(
         feature_row=_last_row(np.maximum.accumulate(received), decision_ns),
         seen_row=np.where(last >= 0, by_arrival[np.maximum(last, 0)], -1).astype(np.int32),
         arrival_row=_last_row(t_ns, arrival_ns),
-        arrived=arrivals[kind == Step.DECIDE],
+        answered=answered,
         refused=refused,
         n_pending=int(in_flight.max(initial=0)),
         end_ns=end,

@@ -84,7 +84,7 @@ class Venue(NamedTuple):
         """No orders, an empty account."""
         dtype, n = self.tape.moment.mid.dtype, self.config.n_levels
         zeros, ticks = jnp.zeros(n, dtype), jnp.zeros(n, jnp.int32)
-        orders = Orders(ticks, zeros, zeros, zeros, zeros, ticks)
+        orders = Orders(ticks, zeros, zeros, zeros, zeros, ticks, ticks)
         mid = worth(self.config.contract, self.tape.moment.mid[0], self.tape.reference_price)
         return Exchange((orders, orders), new_account(mid, self.tape.moment.later_mid.shape[1]))
 
@@ -187,8 +187,8 @@ class Venue(NamedTuple):
             queue = jnp.where(view.inside & is_shown(sign, message.ticks, moment), view.quantity, jnp.inf)
             # What an order cannot take at once is cancelled: the recorded book would offer the same volume again.
             rests = jnp.where(crosses, 0.0, size)
-            placed = jnp.broadcast_to(tape.arrival_event[index], message.ticks.shape)
-            new = Orders(message.ticks, rests, queue, queue, jnp.zeros_like(queue), placed)
+            placed, decision = (jnp.broadcast_to(x, message.ticks.shape) for x in (tape.arrival_event[index], index))
+            new = Orders(message.ticks, rests, queue, queue, jnp.zeros_like(queue), placed, decision)
             orders.append(Orders(*(jnp.where(replaces, n, o) for n, o in zip(new, old))))
             all_fills.append(fills)
             accepted.append(replaces & (size > 0) & ~refused)

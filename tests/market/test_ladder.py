@@ -164,6 +164,26 @@ def test_clear_forgets_orders():
     assert ladder.n_unknown == 1
 
 
+def test_clearing_one_side_forgets_its_orders_and_leaves_the_others():
+    ladder = build_ladder(
+        messages(
+            "orders",
+            [
+                (Kind.ADD, 1, 100, 5, 1),
+                (Kind.ADD, 1, 98, 7, 2),
+                (Kind.ADD, -1, 103, 4, 3),
+                (Kind.CLEAR, 1, 99, 0, 0),
+                (Kind.CANCEL, 1, 100, 2, 1),
+                (Kind.CANCEL, 1, 98, 3, 2),
+                (Kind.CANCEL, -1, 103, 1, 3),
+            ],
+        )
+    )
+    assert ladder.best_bid.tolist() == [100, 100, 100, 98, 98, 98, 98]
+    assert ladder.n_unknown == 1
+    assert ladder.size[-2:].tolist() == [4, 3]
+
+
 def test_the_next_level_is_found_however_far_away():
     rows = [(Kind.LEVEL, BID, tick, 1) for tick in (10, 5000, 9000)] + [
         (Kind.LEVEL, BID, tick, 0) for tick in (9000, 5000)

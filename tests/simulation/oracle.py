@@ -181,6 +181,7 @@ class Order:
     front: float
     level: float | None
     traded: float = 0.0
+    decision: int = -1
 
 
 @dataclasses.dataclass
@@ -243,7 +244,7 @@ class Simulation:
         self.sent = {}  # (side, slot) -> (tick, size, decision)
         self.out = Outcome()
         self.arrived = -1
-        self.log = []  # (when we know it, inventory, cash, {key: (tick, left)}, last decision that arrived)
+        self.log = []  # (when we know it, inventory, cash, {key: (tick, left, decision)}, last decision that arrived)
 
     # Time.
 
@@ -292,6 +293,7 @@ class Simulation:
             entry, self.refused = (list(x) for x in model.entry(np.array(self.decisions, np.int64)))
         # No message overtakes another.
         self.arrivals, latest = [], -(2**62)
+        self.refusal = [sent + int(takes) for sent, takes in zip(self.decisions, entry)]  # when we hear of it
         for sent, takes, refused in zip(self.decisions, entry, self.refused):
             latest = latest if refused else max(latest, sent + int(takes))
             self.arrivals.append(latest)
@@ -460,7 +462,8 @@ class Simulation:
             return True
         seen = self.book.is_shown(side, tick)
         shown = self.book.size(side, tick)
-        self.orders[side, slot] = Order(tick, size, shown if seen else math.inf, shown if seen else None)
+        place = shown if seen else math.inf, shown if seen else None
+        self.orders[side, slot] = Order(tick, size, *place, decision=self.arrived)
         if isinstance(self.book, OrderBook):
             self.book.queue(side, tick).append({"ours": (side, slot)})
         return True
@@ -487,7 +490,7 @@ class Simulation:
         out.most = max(out.most, abs(out.inventory))
         rests = [any(s == side for s, _ in self.orders) for side in (BID, ASK)]
         out.resting.append((now, *rests))
-        resting = {key: (order.tick, order.left) for key, order in self.orders.items()}
+        resting = {key: (order.tick, order.left, order.decision) for key, order in self.orders.items()}
         self.log.append((self.answer[now], out.inventory, out.cash, resting, self.arrived))
 
     # Our side.
@@ -503,8 +506,9 @@ class Simulation:
             slots = []
             for slot in range(self.rules["n_levels"]):
                 tick, size, at = self.sent.get((side, slot), (0, 0.0, -1))
-                if at <= arrived:
-                    tick, size = resting.get((side, slot), (tick, 0.0))
+                answered = now >= self.refusal[at] if at >= 0 and self.refused[at] else at <= arrived
+                if answered:
+                    tick, size, at = resting.get((side, slot), (tick, 0.0, at))
                 slots.append((tick, size, at))
             for slot, (tick, size) in enumerate(self._assigned(wanted[side], slots)):
                 old, left, at = slots[slot]
@@ -513,8 +517,7 @@ class Simulation:
                 keeps = keeps and age < self.rules["max_age"] * NS
                 if not keeps and (left > 0 or size > 0):
                     message[side, slot] = (tick, size)
-                    if not self.refused[decision]:
-                        self.sent[side, slot] = (tick, size, decision)
+                    self.sent[side, slot] = (tick, size, decision)
         return message
 
     def _assigned(self, wanted, slots):
@@ -552,8 +555,11 @@ class Simulation:
                     tick = side * math.floor(side * price + 1e-6)
                 lots = down(size, rules["size_increment"]) if size > 0 else 0.0
                 if not rules["improves_touch"]:
-                    tick, lots = (tick, 0.0) if touch is None else (side * min(side * tick, side * touch), lots)
+                    lots = 0.0 if touch is None else lots
                 levels.append((tick, lots))
+            if not rules["improves_touch"] and touch is not None:  # the whole grid moves back
+                back = max(side * (levels[0][0] - touch), 0)
+                levels = [(tick - side * back, lots) for tick, lots in levels]
             wanted[side] = levels
         return wanted
 

@@ -43,7 +43,7 @@ def padded(tape):
                 "decision_ask",
                 "sees_market",
                 "time_left",
-                "arrived",
+                "answered",
                 "arrival_event",
                 "refused",
             ]

@@ -26,7 +26,7 @@ def test_without_latency_orders_arrive_right_after_their_decision_and_after_even
     ]
     assert timeline.feature_row.tolist() == [0, 2]
     assert timeline.arrival_row.tolist() == [0, 2]
-    assert timeline.arrived.tolist() == [0, 1]
+    assert timeline.answered.tolist() == [1, 2]
     assert timeline.n_pending == 1
 
 
@@ -37,8 +37,8 @@ def test_latencies_move_what_is_seen_known_and_done():
     assert (1.75, "DECIDE", 2) in steps(timeline)
     assert (3.5, "ARRIVE", 2) in steps(timeline)
     assert timeline.arrival_row[:3].tolist() == [1, 2, 2]  # the fourth order would arrive after the end
-    # At 1.75 s the first decision's orders (1.5 s) have arrived, the second's (2.5 s) have not.
-    assert timeline.arrived.tolist() == [0, 0, 1, 2]
+    # The decision at 2 s knows what happened until 1.75 s: of the first orders (1.5 s), not of the second's (2.5 s).
+    assert timeline.answered.tolist() == [2, 3, 4, 4]
     assert timeline.n_pending == 2
 
 
