@@ -1,6 +1,7 @@
 """What is assumed about the market."""
 
 from mfamm_jax.models.arrivals import AbstractArrivals, HawkesArrivals, SeasonalArrivals
+from mfamm_jax.models.boosted_trees import BoostedTrees, depth_table
 from mfamm_jax.models.curves import (
     LogisticIntensity,
     PowerLawIntensity,
@@ -23,6 +24,7 @@ __all__ = [
     "AbstractIntensity",
     "AbstractMid",
     "BinomialMid",
+    "BoostedTrees",
     "BrownianMid",
     "ExponentialIntensity",
     "GeometricMid",
@@ -36,5 +38,6 @@ __all__ = [
     "SmoothIntensity",
     "TabulatedIntensity",
     "TriangularIntensity",
+    "depth_table",
     "gate_factor",
 ]
