@@ -54,14 +54,18 @@ class NearestTickRule(AbstractPolicy):
         )
 
 
-@lru_cache(maxsize=1)
-def _recorded(file: str, tick_size: float, lot_size: float) -> tuple[Session, Ladder]:
+def _recording(file: str) -> Path:
     folder = os.environ.get("MFAMM_DATA")
     if not folder:
         raise DataMissing(f"{file} is looked for under MFAMM_DATA, which is not set")
     path = Path(folder) / file
     if not path.is_file():
         raise DataMissing(f"MFAMM_DATA has no {file}")
+    return path
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path, tick_size: float, lot_size: float) -> tuple[Session, Ladder]:
     session = load_hftbacktest_raw(path, tick_size=tick_size, size_unit=lot_size)
     return session, build_ladder(session)
 
@@ -71,7 +75,7 @@ def case_tape(inputs: dict[str, Any], *, reduce: bool = True) -> tuple[Tape, Cov
 
     The clock starts at the exchange's first time stamp, and the first decision is one interval later.
     """
-    session, ladder = _recorded(inputs["file"], inputs["tick_size"], inputs["lot_size"])
+    session, ladder = _loaded(_recording(inputs["file"]), inputs["tick_size"], inputs["lot_size"])
     interval = inputs["interval_ns"]
     entry, response = (ns / NS for ns in inputs["order_latency_ns"])
     received = session.updates.local_ns

@@ -260,7 +260,7 @@ def test_a_session_too_short_to_fit_says_so():
 @pytest.mark.parametrize(
     "path",
     [
-        "lobster_aapl_20120621",
+        pytest.param("lobster_aapl_20120621", marks=pytest.mark.slow),
         pytest.param(
             "lobster_amzn_20120621/LOBSTER_SampleFile_AMZN_2012-06-21_5.zip", marks=pytest.mark.slow, id="amzn"
         ),

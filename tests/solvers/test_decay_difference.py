@@ -37,7 +37,10 @@ def _value_of_decays(decays, scheme, **changes):
 
 @pytest.mark.parametrize(
     "scheme",
-    [pytest.param(TaylorAction(1, 50), marks=pytest.mark.slow), TaylorAction(1, 50, adjoint=True)],
+    [
+        pytest.param(TaylorAction(1, 50), marks=pytest.mark.slow),
+        pytest.param(TaylorAction(1, 50, adjoint=True), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_second_derivatives_in_either_decay(scheme):

@@ -238,6 +238,7 @@ def test_a_stiff_signal_needs_no_small_steps(precision):
     assert largest_difference(map(np.asarray, found), map(np.asarray, expected)) < 5e-5
 
 
+@pytest.mark.slow
 def test_gradients_through_the_splitting():
     grid, scheme = Grid(2), Strang(Implicit(1), 6)
     problem = regime_problem(CASES["hjb/regimes2"]["inputs"])

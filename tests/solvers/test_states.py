@@ -189,6 +189,7 @@ def test_a_signal_skews_the_quotes_and_converges_with_its_nodes():
     assert 2.5 < float(jnp.abs(coarse - middle).max() / jnp.abs(middle - fine).max()) < 6.0
 
 
+@pytest.mark.slow
 def test_gradients_through_regimes_assets_and_intervals():
     grid, scheme = Grid(2), ExplicitRK(20)
     regimes = regime_problem(CASES["hjb/regimes2"]["inputs"])
