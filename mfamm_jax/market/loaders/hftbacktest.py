@@ -8,18 +8,19 @@ Source: the layout of hftbacktest's `types.py`.
 import zipfile
 import zlib
 from pathlib import Path
+from typing import no_type_check
 
 import numpy as np
 
 from mfamm_jax.market.events import DataError, Kind, Session
 from mfamm_jax.market.loaders.assemble import Columns, assemble
-from mfamm_jax.market.loaders.files import file_hash
+from mfamm_jax.market.loaders.files import check_grid, file_hash, refuse
 
 FIELDS = ("ev", "exch_ts", "local_ts", "px", "qty", "order_id")
 EXCHANGE, BUY, SELL = 1 << 31, 1 << 29, 1 << 28
 LEVEL_KINDS = {1: Kind.LEVEL, 2: Kind.TRADE, 3: Kind.CLEAR, 4: Kind.SNAPSHOT}
 ORDER_KINDS = {10: Kind.ADD, 11: Kind.CANCEL, 12: Kind.CANCEL, 13: Kind.TRADE}
-MODIFY, FILL = 12, 13
+CLEAR, ADD, CANCEL, MODIFY, FILL = 3, 10, 11, 12, 13
 
 
 def load_hftbacktest(path: str | Path, *, tick_size: float | None = None, size_unit: float | None = None) -> Session:
@@ -36,6 +37,7 @@ def load_hftbacktest(path: str | Path, *, tick_size: float | None = None, size_u
     file = Path(path)
     data = _read(file)
     code = (data["ev"] & 0xFF).astype(np.int64)
+    _check(file, data, code, tick_size, size_unit)
     counts = {
         "rows": len(data),
         "rows_by_event": {str(k): int(n) for k, n in zip(*np.unique(code, return_counts=True))},
@@ -44,7 +46,7 @@ def load_hftbacktest(path: str | Path, *, tick_size: float | None = None, size_u
     known = np.isin(code, [*LEVEL_KINDS, *ORDER_KINDS])
     by_order = bool(np.isin(code, list(ORDER_KINDS)).any())
     if not known.any():
-        raise DataError(f"{file}: no exchange rows of depth, trade or order events among {len(data):,}")
+        raise DataError(f"{file}: no exchange rows of depth, trade or order events among {counts['rows']:,}")
     data, code = data[known], code[known]
     if by_order:
         data, code, kind = _order_rows(file, data, code)
@@ -53,9 +55,12 @@ def load_hftbacktest(path: str | Path, *, tick_size: float | None = None, size_u
     is_bid = (data["ev"] & BUY) != 0
     is_ask = (data["ev"] & SELL) != 0
     side = is_bid.astype(np.int8) - is_ask.astype(np.int8)
-    aggressor = (kind == Kind.TRADE) & (
-        code != FILL
-    )  # a trade carries its initiator's side, a fill the resting order's
+    # A trade carries its initiator's side, a fill the resting order's.
+    aggressor = (kind == Kind.TRADE) & (code != FILL)
+    # A clear without a price takes its whole side.
+    price = data["px"].astype(np.float64)
+    whole_side = (kind == Kind.CLEAR) & ~np.isfinite(price)
+    farthest = np.where(side < 0, price.max(initial=0.0, where=kind != Kind.CLEAR), 0.0)
     return assemble(
         file.name.split(".")[0],
         Columns(
@@ -63,7 +68,7 @@ def load_hftbacktest(path: str | Path, *, tick_size: float | None = None, size_u
             data["local_ts"].astype(np.int64),
             kind,
             np.where(aggressor, -side, side),
-            data["px"].astype(np.float64),
+            np.where(whole_side, farthest, price),
             np.where(kind == Kind.CLEAR, 0.0, data["qty"]),
             data["order_id"].astype(np.uint64),
         ),
@@ -79,8 +84,9 @@ def _read(file: Path) -> np.ndarray:
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     try:
-        content = np.load(file, allow_pickle=False)
-        data = content if isinstance(content, np.ndarray) else content["data"]
+        with file.open("rb") as stream:
+            content = np.load(stream, allow_pickle=False)
+            data = content if isinstance(content, np.ndarray) else content["data"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f'{file}: not an npz file with an array "data" ({error}); convert or download it again'
@@ -95,35 +101,55 @@ def _read(file: Path) -> np.ndarray:
     return data
 
 
+def _check(file: Path, data: np.ndarray, code: np.ndarray, tick_size: float | None, size_unit: float | None) -> None:
+    """Refuses prices and sizes that cannot be used, by their row in the file."""
+    priced = np.isin(code, [kind for kind in (*LEVEL_KINDS, *ORDER_KINDS) if kind != CLEAR])
+    priced &= (data["ev"] & EXCHANGE) != 0
+    columns = {}
+    for name in ("px", "qty"):
+        values = data[name].astype(np.float64)
+        # A cancelled order is known by its number.
+        needed = priced & (code != CANCEL)
+        refuse(file, ~(np.isfinite(values) & (values >= 0)) & needed, name, values, "a number >= 0")
+        columns[name] = np.where(needed, values, 0.0)
+    check_grid(file, {"px": columns["px"]}, {"qty": columns["qty"]}, tick_size, size_unit, 1)
+
+
+@no_type_check  # loops over every event
 def _order_rows(file: Path, data: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Order events as add, cancel of a quantity, and execution; a modification is a removal and a new order.
 
     A modified order keeps its place when only its quantity falls. The trade rows of an order feed repeat its fills.
     """
-    rows, kinds, sizes = [], [], []
+    rows: list[tuple[int, Kind, float, float]] = []
     orders: dict[int, tuple[float, float]] = {}
     columns = (code, data["order_id"], data["px"], data["qty"])
     for row, (event, order, price, size) in enumerate(zip(*(column.tolist() for column in columns))):
         before = orders.get(order)
-        if event in (10, MODIFY):
+        is_left = before is not None and before[1] > 0  # fills may have taken it all
+        if event in (ADD, MODIFY):
             orders[order] = (price, size)
-            if event == MODIFY and before is not None and before[0] == price and size <= before[1]:
-                rows.append(row), kinds.append(Kind.CANCEL), sizes.append(before[1] - size)
+            if event == MODIFY and is_left and before[0] == price and size <= before[1]:
+                rows.append((row, Kind.CANCEL, price, before[1] - size))
                 continue
-            if event == MODIFY and before is not None:
-                rows.append(row), kinds.append(Kind.DELETE), sizes.append(before[1])
-            rows.append(row), kinds.append(Kind.ADD), sizes.append(size)
-        elif event == 11:
-            rows.append(row), kinds.append(Kind.DELETE), sizes.append(before[1] if before else size)
+            if event == MODIFY and is_left:
+                rows.append((row, Kind.DELETE, *before))
+            rows.append((row, Kind.ADD, price, size))
+        elif event == CANCEL:
+            if before is None:
+                rows.append((row, Kind.DELETE, *(x if 0 <= x < np.inf else 0.0 for x in (price, size))))
+            elif is_left:
+                rows.append((row, Kind.DELETE, *before))
             orders.pop(order, None)
         elif event == FILL:
-            rows.append(row), kinds.append(Kind.TRADE), sizes.append(size)
+            rows.append((row, Kind.TRADE, price, size))
             if before is not None:
-                orders[order] = (before[0], before[1] - size)
-        elif event == 3:
-            rows.append(row), kinds.append(Kind.CLEAR), sizes.append(0.0)
+                orders[order] = (before[0], max(before[1] - size, 0.0))
+        elif event == CLEAR:
+            rows.append((row, Kind.CLEAR, price, 0.0))
     if not rows:
         raise DataError(f"{file}: order events without adds, cancels or fills")
-    data = data[rows].copy()
-    data["qty"] = sizes
-    return data, code[rows], np.array(kinds, np.int8)
+    row, kind, price, size = (np.array(column) for column in zip(*rows))
+    data = data[row].copy()
+    data["px"], data["qty"] = price, size
+    return data, code[row], kind.astype(np.int8)
