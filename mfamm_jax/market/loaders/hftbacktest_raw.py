@@ -17,10 +17,11 @@ import numpy as np
 
 from mfamm_jax.market.events import BestQuotes, BookSnapshots, DataError, Kind, Session
 from mfamm_jax.market.loaders.assemble import Columns, assemble, clock_correction
-from mfamm_jax.market.loaders.files import file_hash, grid_step, multiples, nanoseconds, read_blocks
+from mfamm_jax.market.loaders.files import file_hash, grid_step, multiples, read_blocks
 
 BID, ASK = 1, -1
 MS = 1_000_000
+MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
 def load_hftbacktest_raw(
@@ -46,17 +47,21 @@ def load_hftbacktest_raw(
     reader = _Reader(gap)
     for file in files:
         for number, (local, message) in enumerate(_lines(file), 1):
+            place = f"{file}: line {number}"
             try:
-                reader.take(f"{file}: line {number}", local, message)
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                if isinstance(error, DataError):
-                    raise
-                raise DataError(
-                    f"{file}: line {number}: not a message of a depth, trade or bookTicker stream ({error!r})"
-                ) from error
+                reader.take(place, local, message)
+            except MALFORMED as error:
+                raise _named(place, error) from error
     if reader.snapshot_id is None:
         raise DataError(f"{name}: no depth snapshot; give the first file of the recording before this one")
     return reader.session(name, tick_size, size_unit, tuple((f.name, file_hash(f)) for f in files))
+
+
+def _named(place: str, error: Exception) -> DataError:
+    """The error as one about a line of the file."""
+    if isinstance(error, DataError):
+        return error
+    return DataError(f"{place}: not a message of a depth, trade or bookTicker stream ({error!r})")
 
 
 def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -86,6 +91,7 @@ class _Reader:
         self.last_id: int | None = None  # of the last diff applied; None = the next one may overlap the snapshot
         self.synced = False
         self.latest = 0  # exchange time
+        self.book_time = 0  # exchange time of the book's last message; the book never goes back
         self.earliest_lead = 0
         self.first: int | None = None
         self.counts = Counter(dropped_diffs=0, applied_diffs=0, gaps=0, other_trades=0, trade_id_gaps=0)
@@ -95,8 +101,10 @@ class _Reader:
     @no_type_check  # called for every line
     def take(self, place: str, local: int, message: dict) -> None:
         """One line."""
-        if local < 10**16:
+        if 10**15 <= local < 10**16:
             local *= 1000  # microseconds in captures of 2023, nanoseconds later
+        if not 10**18 <= local < 2**63:
+            raise ValueError(f"local time {local}, expected 16 (us) or 19 digits (ns)")
         data = message.get("data", message)
         stream = message.get("stream", data.get("e", "")).split("@", 1)[-1]
         event = data.get("e", stream)
@@ -126,27 +134,37 @@ class _Reader:
 
     @no_type_check
     def _add(self, local, exchange, kind, side, price, size) -> None:
-        for column, value in zip(self.columns, (exchange, local, kind, side, float(price), float(size))):
+        price, size = float(price), float(size)
+        if not (0 <= price < np.inf and 0 <= size < np.inf):
+            raise ValueError(f"price {price}, size {size}")
+        for column, value in zip(self.columns, (exchange, local, kind, side, price, size)):
             column.append(value)
 
     @no_type_check
     def _trade(self, local, exchange, data) -> None:
-        if data.get("X", "MARKET") != "MARKET":
-            self.counts["other_trades"] += 1
-            return
         if self.trade_id is not None and data["t"] != self.trade_id + 1:
             self.counts["trade_id_gaps"] += 1
         self.trade_id = data["t"]
+        if data.get("X", "MARKET") != "MARKET":
+            self.counts["other_trades"] += 1
+            return
         self._add(local, exchange, Kind.TRADE, BID if data["m"] else ASK, data["p"], data["q"])
 
     @no_type_check
     def _quote(self, local, data) -> None:
-        for column, value in zip(self.quotes, (data.get("T", 0) * MS, local, *(float(data[k]) for k in "bBaA"))):
+        values = [float(data[name]) for name in "bBaA"]
+        if not all(0 <= value < np.inf for value in values):
+            raise ValueError(f"prices and sizes {values}")
+        for column, value in zip(self.quotes, (data.get("T", 0) * MS, local, *values)):
             column.append(value)
 
     @no_type_check
     def _snapshot(self, local, data) -> None:
-        exchange = data.get("T", 0) * MS or self.latest
+        if self.synced and self.last_id is not None and data["lastUpdateId"] < self.last_id:
+            self.counts["older_snapshots"] += 1
+            return  # the book is newer, and the diffs that would make up for it are applied
+        # Spot snapshots have no time. Diffs that follow one may have been sent before it came.
+        exchange = self.book_time = max(data.get("T", 0) * MS or self.latest, self.book_time)
         self.snapshot_id, self.last_id, self.synced = data["lastUpdateId"], None, True
         self.counts["snapshot_levels"] = max(len(data["bids"]), len(data["asks"]))
         self._add(local, exchange, Kind.CLEAR, 0, 0.0, 0.0)
@@ -154,8 +172,18 @@ class _Reader:
             for price, size in levels:
                 self._add(local, exchange, Kind.SNAPSHOT, side, price, size)
         waiting, self.waiting = self.waiting, []
-        for place, _, diff in waiting:
-            self._diff(place, local, diff)  # known only once the snapshot is
+        for place, received, diff in waiting:
+            if self.synced:
+                self._later_diff(place, local, diff)  # known only once the snapshot is
+            else:
+                self.waiting.append((place, received, diff))
+
+    @no_type_check
+    def _later_diff(self, place, local, data) -> None:
+        try:
+            self._diff(place, local, data)
+        except MALFORMED as error:
+            raise _named(place, error) from error
 
     @no_type_check
     def _diff(self, place, local, data) -> None:
@@ -169,7 +197,7 @@ class _Reader:
             follows = data["U"] <= self.snapshot_id + 1
         else:
             follows = data["pu"] == self.last_id if is_futures else data["U"] == self.last_id + 1
-        exchange = data.get("T", data["E"]) * MS
+        exchange = self.book_time = max(data.get("T", data["E"]) * MS, self.book_time)
         if not follows:
             self.counts["gaps"] += 1
             if self.gap == "error":
@@ -179,6 +207,7 @@ class _Reader:
                 )
             self.synced = False
             self._add(local, exchange, Kind.CLEAR, 0, 0.0, 0.0)
+            self.waiting.append((place, local, data))  # the next snapshot may be older than it
             return
         self.last_id = data["u"]
         self.counts["applied_diffs"] += 1
@@ -190,10 +219,12 @@ class _Reader:
         """What was read."""
         exchange, local, kind, side, price, size = (np.array(column) for column in self.columns)
         quotes = [np.array(column) for column in self.quotes]
+        known = exchange > 0  # a spot snapshot before every message with a time has none
+        exchange = np.where(known, exchange, exchange[known].min() if known.any() else local)
         tick = tick_size or grid_step([price, quotes[2], quotes[4]])
         unit = size_unit or grid_step([size, quotes[3], quotes[5]])
-        nanoseconds(f"{name}: local time", local)
         lead = np.array(self.event_lead) / MS
+        leads = {"min": lead.min(), "median": np.median(lead), "max": lead.max()} if len(lead) else {}
         session = assemble(
             name,
             Columns(exchange, local, kind, side, price, size),
@@ -207,7 +238,7 @@ class _Reader:
                 "lines_by_stream": dict(self.streams),
                 "first_exchange_ns": self.first,
                 "snapshot_lastUpdateId": self.snapshot_id,
-                "local_minus_exchange_E_ms": {"min": lead.min(), "median": np.median(lead), "max": lead.max()},
+                "local_minus_exchange_E_ms": leads,
                 **self.counts,
             },
             source=source,
