@@ -33,11 +33,12 @@ def load_latencies(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray
     request, response = nanoseconds(f"{file}: req_ts", request), nanoseconds(f"{file}: resp_ts", response)
     handled = exchange > 0
     if handled.any():
-        exchange = exchange.copy()
-        exchange[handled] = nanoseconds(f"{file}: exch_ts", exchange[handled])
+        given = np.where(handled, exchange, exchange[handled][0])  # keeps the rows for the error
+        exchange = np.where(handled, nanoseconds(f"{file}: exch_ts", given), exchange)
     for what, bad in (
         ("resp_ts before req_ts", response < request),
         ("exch_ts before req_ts", handled & (exchange < request)),
+        ("resp_ts before exch_ts", handled & (response < exchange)),
     ):
         if bad.any():
             row = int(np.argmax(bad))
@@ -49,16 +50,19 @@ def load_latencies(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def _columns(file: Path) -> tuple[np.ndarray, ...]:
     try:
         if file.suffix in (".npz", ".npy"):
-            content = np.load(file, allow_pickle=False)
-            table = content if isinstance(content, np.ndarray) else content["data"]
-            return tuple(np.asarray(table[name], np.int64) for name in COLUMNS)
-        if file.suffix == ".parquet":
+            with file.open("rb") as stream:
+                content = np.load(stream, allow_pickle=False)
+                table = content if isinstance(content, np.ndarray) else content["data"]
+                found = [pl.Series(name, np.ascontiguousarray(table[name])) for name in COLUMNS]
+        elif file.suffix == ".parquet":
             frame = pl.read_parquet(file, columns=list(COLUMNS))
+            found = [frame[name].to_physical() for name in COLUMNS]
         else:
             frame = read_csv(file, {name: pl.Int64() for name in COLUMNS}, has_header=True)
-        return tuple(frame[name].to_numpy().astype(np.int64) for name in COLUMNS)
+            found = [frame[name] for name in COLUMNS]
     except (
         KeyError,
+        IndexError,
         ValueError,
         OSError,
         EOFError,
@@ -69,3 +73,8 @@ def _columns(file: Path) -> tuple[np.ndarray, ...]:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{file}: expected the columns {', '.join(COLUMNS)} ({error})") from error
+    for column in found:
+        if not column.dtype.is_integer() or column.null_count():
+            what = "missing in places" if column.null_count() else str(column.dtype).lower()
+            raise DataError(f"{file}: {column.name} is {what}, expected whole numbers without gaps")
+    return tuple(column.to_numpy().astype(np.int64) for column in found)
