@@ -25,7 +25,7 @@ def session_facts(session: Session) -> dict[str, Any]:
     facts |= {"levels": books.n_levels} if books is not None else {}
     facts |= _clock(updates)
     facts |= _prices(top, session.tick_size) if top is not None else {}
-    facts |= _depth(books) if books is not None else {}
+    facts |= _depth(books, session.size_unit) if books is not None else {}
     facts |= _executions(updates, session.size_unit, top)
     facts |= {"hidden_px_off_tick_grid": session.n_off_tick}
     facts |= _volatility(top, session.epoch_ns > 0) if top is not None else {}
@@ -113,13 +113,13 @@ def _prices(best: _Best, tick_size: float) -> dict[str, Any]:
     return facts
 
 
-def _depth(books: BookSnapshots) -> dict[str, Any]:
+def _depth(books: BookSnapshots, size_unit: float) -> dict[str, Any]:
     facts: dict[str, Any] = {"absent_level_cells": int((books.bid_size == 0).sum() + (books.ask_size == 0).sum())}
     for side, size in (("ask", books.ask_size), ("bid", books.bid_size)):
-        facts[f"best_{side}_size_event_mean"] = size[:, 0].mean(dtype=float)
+        facts[f"best_{side}_size_event_mean"] = size[:, 0].mean(dtype=float) * size_unit
         for depth in (5, 10):
             if books.n_levels >= depth:
-                facts[f"depth{depth}_{side}_event_mean"] = size[:, :depth].sum(1, dtype=float).mean()
+                facts[f"depth{depth}_{side}_event_mean"] = size[:, :depth].sum(1, dtype=float).mean() * size_unit
     both = (books.ask_size[:, 1:] > 0) & (books.ask_size[:, :-1] > 0)
     facts["level_gap_gt_1tick_share_ask"] = (np.diff(books.ask_ticks, axis=1) > 1)[both].mean() if both.any() else 0.0
     return facts
