@@ -48,7 +48,7 @@ def adverse_selection(
     """
     used = counts & (lots > 0)
     size = jnp.where(used, lots, 0.0)
-    loss = size * sign * (mid_before - mid_later)
+    loss = jnp.where(used, size * sign * (mid_before - mid_later), 0.0)  # there may be no later mid
     in_block = jax.ops.segment_sum(jnp.stack([size, loss], axis=1), block, n_blocks)
     total = jnp.sum(in_block, axis=0)
     mean = total[1] / jnp.where(total[0] > 0, total[0], 1.0)
