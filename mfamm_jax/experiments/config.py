@@ -338,7 +338,9 @@ def _override(table: dict[str, Any], item: str) -> str:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {path}: {name} is a value, not a table")
-    if last == "kind" and table.get("kind") != value:
+    kinds = KINDS.get(parents[-1], {}) if parents else {}
+    # Without a kind the table's settings are those of the first one.
+    if last == "kind" and kinds and table.get("kind", next(iter(kinds))) != value:
         table.clear()
     table[last] = value
     return path

@@ -187,10 +187,10 @@ NAMES = {
     "hftbacktest": r"\.np[yz]$",
     "databento": r"\.dbn(\.zst)?$",
     "parquet": r"\.parquet$",
-    "lobster": r"lobster|_(message|orderbook)_\d+\.csv",
+    "lobster": r"(?<![a-z])lobster(?![a-z])|_(message|orderbook)_\d+\.csv",
     "tardis": r"incremental_book_L2|book_snapshot_\d+|_trades_\d{4}-",
     "binance": r"-(aggTrades|trades|bookTicker|klines|bookDepth)-",
-    "itch": r"itch",
+    "itch": r"(?<![a-z])itch(?![a-z])",
 }
 FIRST_BYTES = {
     "hftbacktest_raw": rb"\d{16,19} \{",
