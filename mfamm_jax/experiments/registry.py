@@ -2,6 +2,7 @@
 
 from mfamm_jax.experiments.hjb_sweep import HJBExperiment
 from mfamm_jax.experiments.hummingbot import Hummingbot
+from mfamm_jax.experiments.intensity_trees import IntensityTrees
 from mfamm_jax.experiments.paper_tables import PaperTables
 from mfamm_jax.experiments.quoting import Quoting
 from mfamm_jax.experiments.replay_run import Replay
@@ -14,6 +15,7 @@ EXPERIMENTS: dict[str, type] = {
     "avellaneda_stoikov_2008": PaperTables,
     "hummingbot": Hummingbot,
     "replay": Replay,
+    "intensity_trees": IntensityTrees,
 }
 
 # Tables whose `kind` picks the class; the first is the default.

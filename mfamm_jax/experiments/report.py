@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 import polars as pl
 
-from mfamm_jax.experiments import figures, replay_figures
+from mfamm_jax.experiments import figures, replay_figures, tree_figures
 from mfamm_jax.experiments.config import ConfigError
 
 PAGE = jinja2.Template(
@@ -126,6 +126,16 @@ def _tables(run: Run) -> str:
     for table in run.metrics.get("tables", []):
         text += f"<h3>{escape(table['title'])}</h3>" + _table(table["header"], table["rows"])
         text += "".join(_note(escape(note)) for note in table["notes"])
+    if "effect/depths" in run.arrays:
+        names, gain = run.metrics["features"]["used"][1:], run.metrics["gain"]
+        caption = (
+            "Trees (solid) and log-linear rate (dashed) at quantiles of a covariate. Data: arrays/base.npz, effect."
+        )
+        text += _figure(run, "effects", tree_figures.effects(run.arrays, names, gain), caption)
+        caption = (
+            "Last block: fills, trees (solid), log-linear (dashed); quotes. Data: arrays/base.npz, judge, control."
+        )
+        text += _figure(run, "fills_and_quotes", tree_figures.fills_and_quotes(run.arrays), caption)
     if "quotes/share" in run.arrays:
         caption = "Bid, ask and (dotted) reservation price at the start of a cycle. Data: arrays/base.npz, quotes."
         text += _figure(run, "bot_quotes", figures.bot_quotes(run.arrays), caption)

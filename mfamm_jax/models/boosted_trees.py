@@ -157,7 +157,7 @@ class BoostedTrees(eqx.Module):
 
         Args:
             features: As in `margin`; computed in their precision.
-            softness: $w \ge 0$ in units of each feature; 0 = a step.
+            softness: $w \ge 0$ in units of each feature; 0 = a step, right for features on a grid, whose values tie with thresholds.
         """
         self._check_count(features)
         if not isinstance(self.trees, CompleteTrees):
