@@ -136,6 +136,16 @@ def test_settings_reach_the_loaders(tmp_path):
         resolve_market({"kind": "hftbacktest", "path": str(file)}, ["tick_size=0"])
     with pytest.raises(ConfigError, match=r'market\.gap: expected one of "error", "resync"'):
         resolve_market({"kind": "hftbacktest_raw", "path": "x"}, ["gap=skip"])
+    capture = hftbacktest_raw(tmp_path)
+    gap = {
+        "stream": "a@depth@0ms",
+        "data": {"e": "depthUpdate", "E": DAY_MS, "U": 20, "u": 21, "pu": 19, "b": [], "a": []},
+    }
+    lines = [*gzip.decompress(capture.read_bytes()).decode().splitlines(), f"{(DAY_MS + 50) * 10**6} {json.dumps(gap)}"]
+    table = {"kind": "hftbacktest_raw", "path": str(packed(capture, lines))}
+    with pytest.raises(DataError, match="line 3: gap"):
+        resolve_market(table, []).load(tmp_path, 0)
+    assert resolve_market(table, ["gap=resync"]).load(tmp_path, 0)[0].counts["gaps"] == 1
     crossed = lobster(tmp_path / "crossed", first="999800,100,999900,70")
     with pytest.raises(DataError, match="row 1: best bid"):
         resolve_market({"kind": "lobster", "path": str(crossed)}, []).load(tmp_path, 0)
