@@ -22,7 +22,17 @@ def _processor() -> str:
 def write_results(name: str, rows: list[dict]) -> None:
     """Writes results/NAME.json beside the benchmarks."""
     packages = {}
-    for package in ("mfamm-jax", "jax", "jaxlib", "numpy", "scipy", "avellaneda-stoikov", "hftbacktest"):
+    for package in (
+        "mfamm-jax",
+        "jax",
+        "jaxlib",
+        "numpy",
+        "scipy",
+        "avellaneda-stoikov",
+        "hftbacktest",
+        "xgboost",
+        "xgboost-cpu",
+    ):
         try:
             packages[package] = version(package)
         except PackageNotFoundError:

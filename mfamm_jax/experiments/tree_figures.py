@@ -17,6 +17,7 @@ def effects(arrays: Arrays, names: list[str], gain: dict[str, dict[str, float]])
     shown = sorted(names, key=lambda name: -total[name])[:N_SHOWN]
     figure, axes = figure_axes(len(shown), 4.6, rows=2)
     depths = arrays["effect/depths"]
+    everything = np.concatenate([arrays[f"effect/{side}/trees"].ravel() for side in gain])
     for row, (side, colour) in zip(axes, (("bid", BID), ("ask", ASK))):
         for axis, name in zip(row, shown):
             which = names.index(name)
@@ -27,7 +28,11 @@ def effects(arrays: Arrays, names: list[str], gain: dict[str, dict[str, float]])
                         label = f"{quantile:.0%}" if model == "trees" else None
                         style = {"color": colour, "alpha": 0.2 + 0.2 * i, "lw": 1.2 if model == "trees" else 0.8}
                         axis.plot(depths, rates[:, i], LINES[model], label=label, **style)
-            axis.set(yscale="log", title=f"{side}: {name.replace('_', ' ')}")
+            axis.set(
+                yscale="log",
+                ylim=(0.8 * everything.min(), 1.25 * everything.max()),
+                title=f"{side}: {name.replace('_', ' ')}",
+            )
         row[0].set_ylabel("fills per second")
         row[0].legend(fontsize=6, title="quantile", title_fontsize=6)
     for axis in axes[-1]:
