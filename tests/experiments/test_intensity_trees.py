@@ -17,17 +17,19 @@ import xgboost
 
 from mfamm_jax.experiments.config import ConfigError, construct, load_config
 from mfamm_jax.experiments.observe import Features, intensity_rows, observe
+from mfamm_jax.experiments.quoting_run import HostReport
 from mfamm_jax.experiments.record import RunFolder
 from mfamm_jax.experiments.runner import DONE, run
 from mfamm_jax.experiments.tree_fit import Boosting, Counts, Lives, constant_features, fit_trees, in_jax
-from mfamm_jax.experiments.tree_judge import _ratio
+from mfamm_jax.experiments.tree_judge import LastBlock, LogLinear, Prepared, SideModel, _judge, _ratio
 from mfamm_jax.experiments.tree_rows import STATE, depth_rows, order_reach, tick_depths
 from mfamm_jax.market.events import DataError
 from mfamm_jax.market.synthetic import generate_session
 from mfamm_jax.models import depth_table
+from mfamm_jax.solvers.hjb import ExplicitRK, Grid, HJBProblem, solve_hjb
 from mfamm_jax.solvers.likelihood import fit_poisson
 
-from ..checks import assert_close
+from ..checks import assert_close, check_grads
 
 NAMES = ("depth", "imbalance", "other")
 SETTINGS = Boosting(depth=3, learning_rate=0.1, min_events=200.0)
@@ -46,8 +48,11 @@ def sample(n, seed, seconds=10.0):
     return Counts(features, rng.poisson(exposure * planted(features)).astype(float), exposure)
 
 
+_log_rate = jax.jit(lambda trees, features: trees.log_rate(features))
+
+
 def log_rate(trees, features):
-    return np.asarray(jax.jit(lambda trees, x: trees.log_rate(x))(trees, jnp.asarray(features)))
+    return np.asarray(_log_rate(trees, jnp.asarray(features)))
 
 
 @pytest.fixture(scope="module")
@@ -218,14 +223,55 @@ def test_a_market_whose_orders_hardly_walk_is_refused():
         tick_depths(session, observed, 8)
 
 
+def test_the_judgement_is_the_likelihood_of_11_added_up_by_hand(grown):
+    trees, rng = grown[1].trees, np.random.default_rng(8)
+    n, depths, seconds = 60, np.array([0.2, 0.5]), 3
+    state, exposure = rng.uniform(-1, 1, (n, 2)), rng.exponential(1.0, n)
+    count, cluster = rng.poisson(1.0, (n, 2)), np.sort(rng.integers(0, seconds, n))
+    beta, profile = np.array([0.3, -2.0, 0.4, 0.1]), np.array([1.5, 0.7])
+    last = LastBlock(*(jnp.asarray(x) for x in (state, exposure, count.astype(float), cluster.astype(np.int32))))
+    side = SideModel(trees, LogLinear(jnp.asarray(beta)), jnp.asarray(profile), last)
+    zero = jnp.asarray(0.0)
+    vectors = jnp.asarray(depths), jnp.zeros(3), jnp.zeros((2, 5)), jnp.zeros(3)
+    found = jax.jit(_judge)(side, Prepared(side, side, *vectors, zero, seconds, HostReport()))
+    total, fills = np.zeros((3, seconds)), np.zeros(seconds)
+    tree_rates = log_rate(trees, np.array([[[depth, *row] for depth in depths] for row in state]))
+    for i in range(n):
+        for j, depth in enumerate(depths):
+            features = np.array([depth, *state[i]])
+            rates = float(tree_rates[i, j]), beta[0] + features @ beta[1:], np.log(profile[j])
+            total[:, cluster[i]] += [count[i, j] * r - exposure[i] * np.exp(r) for r in rates]
+            fills[cluster[i]] += count[i, j]
+    gain = (total[0] - total[1]).sum() / fills.sum()
+    assert float(found["gains"]["trees over log-linear"]["mean"]) == pytest.approx(gain)
+    assert_close(sum(found["likelihood"]["trees"]), total[0].sum())
+    assert_close(sum(found["fills"]), fills.sum())
+    assert int(found["clusters"]) == seconds
+
+
+def test_the_value_has_derivatives_in_the_market_state(grown):
+    """Through soft trees, their table and the HJB equation."""
+    trees, depths, softness = grown[1].trees, jnp.arange(1, 21) / 20, jnp.array([0.0, 0.1, 0.1])
+
+    @jax.jit
+    def value(state):
+        table = depth_table(trees, state, depths, softness)
+        problem = HJBProblem(bid=table, ask=table, inventory_penalty=0.05, horizon=1.0)
+        return solve_hjb(problem, ExplicitRK(40), Grid(2, 1)).value.initial_value[2]
+
+    state = jnp.array([0.0, 0.15, 0.3])
+    check_grads(value, (state,), order=1, modes=["fwd"], rtol=1e-5)
+    assert float(jax.jit(jax.jacfwd(value))(state)[1]) > 0.1  # more fills beyond the planted jump at 0.2
+
+
 def test_the_error_of_the_gain_is_that_of_a_ratio_over_clusters():
     rng = np.random.default_rng(0)
     size = rng.integers(1, 9, 400).astype(float)
     shared = np.repeat(rng.normal(size=200), 2)  # both stretches of a pair share a shock
     total = size * (0.1 + shared)
-    errors = [float(_ratio(jnp.asarray(t), jnp.asarray(s))["error"]) for t, s in ((total, size),)]
+    error = float(_ratio(jnp.asarray(total), jnp.asarray(size))["error"])
     residual = total - size * total.sum() / size.sum()
-    assert errors[0] == pytest.approx(np.sqrt(400 / 399 * (residual**2).sum()) / size.sum())
+    assert error == pytest.approx(np.sqrt(400 / 399 * (residual**2).sum()) / size.sum())
     assert float(_ratio(jnp.asarray(0.1 * size), jnp.asarray(size))["error"]) < 1e-12
 
 
