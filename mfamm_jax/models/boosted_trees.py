@@ -66,7 +66,9 @@ class CompleteTrees(eqx.Module):
             width, missing = softness[tree.feature[node]], jnp.isnan(x)
             distance = tree.threshold[node] - jnp.where(missing, 0.0, x)
             soft = jax.nn.sigmoid(distance / jnp.where(width > 0, width, 1.0))
-            share = jnp.where(width > 0, soft, jnp.where(distance > 0, 1.0, 0.0))
+            # In float64 a value that ties with its threshold would fall on either side of it.
+            hard = jnp.where(x.astype(tree.threshold.dtype) < tree.threshold[node], 1.0, 0.0)
+            share = jnp.where(width > 0, soft, hard)
             share = jnp.where(missing, jnp.where(tree.missing_left[node], 1.0, 0.0), share)
             return share * left + (1 - share) * right
 

@@ -26,6 +26,7 @@ from mfamm_jax.experiments.tree_rows import STATE, depth_rows, order_reach, tick
 from mfamm_jax.market.events import DataError
 from mfamm_jax.market.synthetic import generate_session
 from mfamm_jax.models import depth_table
+from mfamm_jax.models.boosted_trees import surrogate_error
 from mfamm_jax.solvers.hjb import ExplicitRK, Grid, HJBProblem, solve_hjb
 from mfamm_jax.solvers.likelihood import fit_poisson
 
@@ -88,6 +89,12 @@ def test_the_rate_falls_with_depth_and_the_export_is_bit_equal(grown):
     assert fit.trees.feature_names == NAMES
     assert fit.losses.min() < fit.losses[0]
     assert fit.trees.n_trees == fit.losses.argmin() + 1
+
+
+def test_steps_left_hard_are_the_trees_on_a_grid_that_ties_with_the_thresholds(grown):
+    training, fit = grown
+    error = surrogate_error(fit.trees, jnp.asarray(training.features[:5000]), jnp.zeros(3))
+    assert float(error["largest"]) < 1e-5  # tenths are no float32 numbers
 
 
 def test_cutting_exposure_in_two_changes_nothing_in_the_likelihood_and_little_in_the_trees(grown):
@@ -157,7 +164,7 @@ def test_what_cannot_be_fitted_is_named(monkeypatch):
 
 @pytest.fixture(scope="module")
 def session():
-    return generate_session("small_tick", 600.0, 3)[0]
+    return generate_session("small_tick", 300.0, 3)[0]
 
 
 def test_rows_count_every_order_at_the_depths_it_reaches(session):
@@ -217,7 +224,7 @@ def test_lives_end_with_a_fill_or_at_their_limit(session):
 
 
 def test_a_market_whose_orders_hardly_walk_is_refused():
-    session = generate_session("large_tick", 30.0, 0)[0]
+    session = generate_session("large_tick", 10.0, 0)[0]
     observed = observe(session, Features(), 0.6)
     with pytest.raises(DataError, match="reach no deeper than 0 ticks"):
         tick_depths(session, observed, 8)
