@@ -95,6 +95,7 @@ def test_the_run_folder_is_complete(outcome):
     assert json.loads((root / "data" / "truth.json").read_text())["preset"] == "small_tick"
 
 
+@pytest.mark.slow
 def test_a_sweep_row_is_the_base_run_with_that_parameter(outcome, tmp_path):
     rows = pl.concat([pl.read_parquet(p) for p in sorted((outcome.folder / "parts").glob("*.parquet"))])
     row = rows.filter((pl.col("hjb.risk_aversion") == 0.2) & (pl.col("hjb.decay_scale") == 1.25)).row(0, named=True)
@@ -106,6 +107,7 @@ def test_a_sweep_row_is_the_base_run_with_that_parameter(outcome, tmp_path):
         assert row[name] == pytest.approx(alone.metrics[name], rel=1e-9), name
 
 
+@pytest.mark.slow
 def test_the_same_config_and_seed_give_the_same_metrics(outcome, tmp_path):
     again = run_small(tmp_path / "two")
     assert (again.folder / "metrics.json").read_bytes() == (outcome.folder / "metrics.json").read_bytes()

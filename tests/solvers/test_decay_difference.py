@@ -12,6 +12,7 @@ from mfamm_jax.solvers.hjb import ExplicitRK, Grid, HanWong, HJBProblem, TaylorA
 from ..checks import assert_close
 
 
+@pytest.mark.slow
 def test_decays_that_differ_in_the_derivative_only():
     """k+ -> k-: the explicit scheme is continuous there, and its derivative across is the linear path's."""
     grid = Grid(4, 1)

@@ -298,6 +298,7 @@ def test_float32_does_not_square_away_its_digits():
         assert np.nanmax(np.abs(quotes(Uniformization)[2] - expected)) > 1e-4
 
 
+@pytest.mark.slow
 def test_both_forms_of_the_taylor_action_agree_with_their_gradients():
     grid = Grid(8, 3)
     scheme, _ = choose_scheme(stiff_problem(5.0), grid, TaylorAction)

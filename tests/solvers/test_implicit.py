@@ -96,6 +96,7 @@ def test_an_hour_in_about_a_hundred_steps(precision):
         assert float(solution.value.offset[-1]) == pytest.approx(3600 * gain, abs=1.0)
 
 
+@pytest.mark.slow
 def test_the_stress_case_and_two_hundred_lots_in_float32():
     """k phi Q^2 T = 900, and 200 lots: against float64 by another scheme."""
     for changes, size, bound in (
@@ -129,6 +130,7 @@ def test_gradients(scheme):
     check_grads(jax.jit(value), at, order=1, modes=["fwd", "rev"], rtol=2e-5, atol=2e-5, eps=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_the_one_of_the_exact_solution():
     problem, grid = problem_of(CASES["hjb/asym_k"]["inputs"]), Grid(5, 1)
 
@@ -140,6 +142,7 @@ def test_the_gradient_is_the_one_of_the_exact_solution():
         assert_close(b, a, float64=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_and_a_batch_are_single_solves():
     penalties = jnp.array([0.001, 0.02, 0.5])
     batch = jax.tree.map(lambda x: jnp.broadcast_to(x, (3,)), symmetric(min_depth=0.3))
@@ -209,6 +212,7 @@ def test_backward_euler_is_monotone():
         assert float(table.stats["concavity_violation"]) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "inner",
     [Implicit(1, 2), *(pytest.param(s, marks=pytest.mark.slow) for s in (ExplicitRK(4), TaylorAction(1, 40)))],
@@ -225,6 +229,7 @@ def test_strang_splitting_has_order_two(inner):
         assert all(1.7 < np.log2(a / b) < 2.4 for a, b in pairwise(errors)), errors
 
 
+@pytest.mark.slow
 def test_a_stiff_signal_needs_no_small_steps(precision):
     """41 nodes of a fast signal: explicit steps would follow its rates, the splitting does not."""
     nodes = jnp.linspace(-1.0, 1.0, 41)
@@ -273,6 +278,7 @@ def test_diffrax_agrees_on_every_kind_of_problem(method):
             assert_close(check.value.value, solve(problem, HanWong(1e-9), grid).value.value, float64=1e-6)
 
 
+@pytest.mark.slow
 def test_diffrax_agrees_with_the_linear_path_and_says_when_it_stops():
     problem, grid = symmetric(), Grid(4, 2)
     check = solve(problem, Diffrax(rtol=1e-9, atol=1e-9), grid)

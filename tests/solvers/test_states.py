@@ -177,6 +177,7 @@ def test_signal_chain_has_the_moments_of_the_diffusion():
     assert stationary @ np.asarray(nodes) ** 2 == pytest.approx(0.6**2 / 1.6, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_signal_skews_the_quotes_and_converges_with_its_nodes():
     def value(n):
         nodes = jnp.linspace(-1.0, 1.0, n)

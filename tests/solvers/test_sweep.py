@@ -51,6 +51,7 @@ def test_every_row_is_what_it_would_be_alone(precision):
         np.testing.assert_allclose(solution.value.time_left[:, i], alone.time_left, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_its_company():
     rows, grid = mixed_rows(), Grid(4)
     together = solve_sweep(rows, grid, chunk_rows=4)[0]
@@ -73,6 +74,7 @@ def test_a_broken_row_says_so_and_harms_no_other():
     assert (codes[others] == 0).all()
 
 
+@pytest.mark.slow
 def test_other_fill_curves_and_wrong_shapes():
     side = LogisticIntensity(1.2, 0.3, 1.5)
     rows = HJBProblem(side, side, inventory_penalty=jnp.array([0.01, 0.05]), horizon=4.0)
