@@ -139,12 +139,11 @@ def list_command(
 ) -> None:
     """Experiments with their settings, units, defaults and equations."""
     from mfamm_jax.experiments.config import describe_settings, shipped_configs
-    from mfamm_jax.experiments.registry import EXPERIMENTS, FROM_PYTHON
+    from mfamm_jax.experiments.registry import EXPERIMENTS
 
     found = False
     settings = {f'experiment = "{name}"': (name, describe_settings(cls)) for name, cls in EXPERIMENTS.items()}
-    python = [row for name, cls in FROM_PYTHON.items() for row in describe_settings(cls, f"{name}.")]
-    for title, (name, every) in (settings | {"from Python only": ("python", python)}).items():
+    for title, (name, every) in settings.items():
         rows = [row for row in every if only in (None, name) or row[0].startswith(f"{only}.")]
         table = Table("setting", "default", "unit", "equation", "meaning", title=title)
         for row in rows:

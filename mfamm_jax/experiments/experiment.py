@@ -24,8 +24,8 @@ class AbstractExperiment(Checked):
     """
 
     @abc.abstractmethod
-    def prepare(self, folder: Any, seed: int, say: Callable[[str], None]) -> Any:
-        """Loads what the run needs. `folder` may receive generated data; `say` reports progress."""
+    def prepare(self, folder: Any, seed: int, say: Callable[[str], None], progress: Any = None) -> Any:
+        """Loads what the run needs. `folder` may receive generated data and checkpoints; `say` reports, `progress` is a rich bar."""
 
     @abc.abstractmethod
     def plan(self, batch: Any, prepared: Any) -> tuple[Any, str]:

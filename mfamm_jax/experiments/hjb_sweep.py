@@ -122,7 +122,7 @@ class HJBExperiment(AbstractExperiment):
         size = 2 * self.max_inventory + 1
         return 4 * (self.n_steps + 1) * size + 2 * size**2
 
-    def prepare(self, folder: Any, seed: int, say: Callable[[str], None]) -> None:
+    def prepare(self, folder: Any, seed: int, say: Callable[[str], None], progress: Any = None) -> None:
         """Nothing to load."""
 
     def plan(self, batch: Any, prepared: Any) -> tuple[tuple[AbstractScheme, Grid], str]:

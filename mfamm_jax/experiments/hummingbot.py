@@ -138,7 +138,7 @@ class Hummingbot(AbstractExperiment):
         """Paths and memory of every model."""
         return len(MODELS) * self.trial.n_paths * 64
 
-    def prepare(self, folder: Any, seed: int, say: Callable[[str], None]) -> PreparedFile:
+    def prepare(self, folder: Any, seed: int, say: Callable[[str], None], progress: Any = None) -> PreparedFile:
         """Reads the file and keeps a copy in the run folder."""
         loaded = load_bot_file(self.policy.file, folder)
         say(f"{loaded.name}: {loaded.file.compat}, {loaded.file.market}")

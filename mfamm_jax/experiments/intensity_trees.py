@@ -125,7 +125,7 @@ class IntensityTrees(AbstractExperiment):
         """Three values and their gains at every tick."""
         return 3 * (2 * self.control.max_inventory + 1) * 256
 
-    def prepare(self, folder: Path, seed: int, say: Callable[[str], None]) -> Prepared:
+    def prepare(self, folder: Path, seed: int, say: Callable[[str], None], progress: Any = None) -> Prepared:
         """Loads, computes features, and fits both models of both sides."""
         recorded, truth = self.market.load(folder, seed)
         session, _ = with_books(recorded)

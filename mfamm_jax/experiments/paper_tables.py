@@ -92,7 +92,7 @@ class PaperTables(AbstractExperiment):
     def _episodes(self) -> Episodes:
         return Episodes(2, self.n_steps, self.horizon, 0.0)
 
-    def prepare(self, folder: Any, seed: int, say: Callable[[str], None]) -> None:
+    def prepare(self, folder: Any, seed: int, say: Callable[[str], None], progress: Any = None) -> None:
         """Nothing to load."""
 
     def plan(self, batch: Any, prepared: Any) -> tuple[None, str]:

@@ -162,7 +162,7 @@ class Quoting(AbstractExperiment):
         nodes = self.hjb.axes.n_risk * self.hjb.axes.n_skew
         return nodes * (4 * (self.hjb.n_steps + 1) * size + 2 * size**2)
 
-    def prepare(self, folder: Path, seed: int, say: Callable[[str], None]) -> Prepared:
+    def prepare(self, folder: Path, seed: int, say: Callable[[str], None], progress: Any = None) -> Prepared:
         """Loads, computes features, fits on the first half and lays out the second half for replay."""
         recorded, truth = self.market.load(folder, seed)
         session, ladder = with_books(recorded)

@@ -103,7 +103,7 @@ class Replay(AbstractExperiment):
         """The state of a replay is small; its tape is shared."""
         return 200 * self.exchange.n_levels
 
-    def prepare(self, folder: Path, seed: int, say: Callable[[str], None]) -> Prepared:
+    def prepare(self, folder: Path, seed: int, say: Callable[[str], None], progress: Any = None) -> Prepared:
         """Loads the session and lays it out for replay."""
         session, _ = self.market.load(folder, seed)
         timing = self.timing

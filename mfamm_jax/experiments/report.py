@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 import polars as pl
 
-from mfamm_jax.experiments import figures, replay_figures, tree_figures
+from mfamm_jax.experiments import figures, imbalance_figures, replay_figures, tree_figures
 from mfamm_jax.experiments.config import ConfigError
 
 PAGE = jinja2.Template(
@@ -110,7 +110,7 @@ def _summary(run: Run) -> str:
     if data:
         facts = run.metrics["facts"]
         files = ", ".join(f"{name} (sha256 {digest[:12]})" for name, digest in data["source"])
-        text = f"<p>{data['session']}: {files}. Clock: {data['clock']}.</p>" + "".join(
+        text = f"<p>{data['session']}: {files or 'generated'}. Clock: {data['clock']}.</p>" + "".join(
             _note(note) for note in data["notes"]
         )
         names = ("n_events", "duration_s", "marketable_orders", "spread_ticks_time_mean", "spread_ticks_event_mean")
@@ -126,6 +126,13 @@ def _tables(run: Run) -> str:
     for table in run.metrics.get("tables", []):
         text += f"<h3>{escape(table['title'])}</h3>" + _table(table["header"], table["rows"])
         text += "".join(_note(escape(note)) for note in table["notes"])
+    if "imbalance/history" in run.arrays:
+        text += _figure(
+            run, "training", imbalance_figures.training(run.arrays), "Data: arrays/base.npz, imbalance/history."
+        )
+        caption = "Test block. Left: embeddings on their two main axes. Right: calibrated probability of up against what happened, "
+        caption += "with 95 % intervals that take samples as independent. Data: arrays/base.npz, imbalance."
+        text += _figure(run, "embedding", imbalance_figures.embedding_and_reliability(run.arrays), caption)
     if "effect/depths" in run.arrays:
         names, gain = run.metrics["features"]["used"][1:], run.metrics["gain"]
         caption = (

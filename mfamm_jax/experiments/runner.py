@@ -66,7 +66,7 @@ def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progre
     key = jax.random.key(config.settings.seed)
     metrics: dict[str, Any] = {}
     try:
-        prepared, results, stages = _base(config, experiment, folder, key, say)
+        prepared, results, stages = _base(config, experiment, folder, key, say, progress)
         plan = stages.pop("plan")
         metrics = plain(experiment.metrics(plan, prepared, results, key))
         manifest |= {"stages": stages} | plain(experiment.provenance(prepared))
@@ -95,11 +95,11 @@ def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progre
 
 
 def _base(
-    config: Config, experiment: Any, folder: RunFolder, key: jax.Array, say: Callable[[str], None]
+    config: Config, experiment: Any, folder: RunFolder, key: jax.Array, say: Callable[[str], None], progress: Any
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Prepares and runs the stages of the config's own parameters; also returns the plan and seconds per stage."""
     begin = time.perf_counter()
-    prepared = experiment.prepare(folder.root, config.settings.seed, say)
+    prepared = experiment.prepare(folder.root, config.settings.seed, say, progress)
     stages: dict[str, Any] = {"prepare": round(time.perf_counter() - begin, 2)}
     say(f"prepare   {stages['prepare']:6.1f} s")
     plan, reason = experiment.plan(stack(experiment, [{}], []), prepared)

@@ -18,6 +18,7 @@ from mfamm_jax.market.loaders.itch import load_itch
 from mfamm_jax.market.loaders.lobster import load_lobster, write_lobster
 from mfamm_jax.market.loaders.parquet import load_parquet
 from mfamm_jax.market.loaders.tardis import load_tardis
+from mfamm_jax.market.planted import generate_planted
 from mfamm_jax.market.synthetic import generate_session
 
 Preset = Literal["small_tick", "quiet_small_tick", "large_tick"]
@@ -34,6 +35,21 @@ class SyntheticSource(Checked):
         message, _, truth = generate_files(self.preset, self.duration, seed, folder / "data")
         content = json.loads(truth.read_text())
         return load_lobster(message, tick_size=content["tick_size"]), content
+
+
+class PlantedSource(Checked):
+    """Books whose next move an interaction across levels and snapshots foretells, and nothing simpler does."""
+
+    duration: float = static_field(
+        default=20_000.0, lower=100.0, unit="s", help="length of the session, one move a second"
+    )
+    strength: float = static_field(
+        default=4.0, lower=0.0, help="log odds per standardised unit of signal; 0 = no signal"
+    )
+
+    def load(self, folder: Path, seed: int) -> tuple[Session, dict | None]:
+        """Generates the session in memory."""
+        return generate_planted(round(self.duration), self.strength, seed)
 
 
 def generate_files(
@@ -152,6 +168,7 @@ class ParquetSource(_UnitFile):
 
 SOURCES: dict[str, type] = {
     "synthetic": SyntheticSource,
+    "planted": PlantedSource,
     "lobster": LobsterSource,
     "hftbacktest": HftbacktestSource,
     "hftbacktest_raw": HftbacktestRawSource,
@@ -162,6 +179,8 @@ SOURCES: dict[str, type] = {
     "bitstamp": BitstampSource,
     "parquet": ParquetSource,
 }
+
+GENERATED = ("synthetic", "planted")
 
 
 def guess_kind(path: Path) -> str:
@@ -180,7 +199,7 @@ def guess_kind(path: Path) -> str:
     for kind, first in FIRST_BYTES.items():
         if re.match(first, head):
             return kind
-    raise DataError(f"{path}: cannot tell its format; name it: {', '.join(k for k in SOURCES if k != 'synthetic')}")
+    raise DataError(f"{path}: cannot tell its format; name it: {', '.join(k for k in SOURCES if k not in GENERATED)}")
 
 
 NAMES = {

@@ -97,7 +97,7 @@ def recorded(request, tmp_path):
 
 
 def test_every_kind_is_tried_here():
-    assert set(SOURCES) == {"synthetic", *GENERATED, *FIXTURES}
+    assert set(SOURCES) == {"synthetic", "planted", *GENERATED, *FIXTURES}
 
 
 @pytest.mark.parametrize("kind", [*GENERATED, *FIXTURES])
