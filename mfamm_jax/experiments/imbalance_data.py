@@ -230,12 +230,7 @@ def _channels(
     session: Session, row: np.ndarray, in_fit: np.ndarray, grid: GridSettings
 ) -> tuple[jax.Array, GridScale, tuple[str, ...]]:
     """Scaled channels on the regular clock; the scale is that of the fit block."""
-    books, n = session.books, grid.n_levels
-    ladders = (_padded(x[row], n) for x in (books.bid_ticks, books.bid_size, books.ask_ticks, books.ask_size))
-    bid, bid_size, ask, ask_size = ladders
-    reals = (jnp.asarray(x, jnp.result_type(float)) for x in (bid_size, ask_size))
-    bid_size, ask_size = reals
-    values, present = _book_channels(jnp.asarray(bid), bid_size, jnp.asarray(ask), ask_size, n_channels=grid.n_channels)
+    values, present = _book_values(session, row, grid)
     fit = np.flatnonzero(in_fit)
     scale = _fit_scale(values[fit], present[fit])
     known = np.where(np.asarray(present[fit]), np.asarray(values[fit]), np.nan)
@@ -250,6 +245,20 @@ def _channels(
     missing = float(1 - np.asarray(present).mean())
     notes += (f"{missing:.2%} of the grid's entries are absent levels",) if missing > 0 else ()
     return _scaled(scale, values, present), scale, notes
+
+
+def _book_values(session: Session, row: np.ndarray, grid: GridSettings) -> tuple[jax.Array, jax.Array]:
+    """Channels of (6) at the given rows, and which of them exist."""
+    books, n = session.books, grid.n_levels
+    ladders = (_padded(x[row], n) for x in (books.bid_ticks, books.bid_size, books.ask_ticks, books.ask_size))
+    bid, bid_size, ask, ask_size = ladders
+    bid_size, ask_size = (jnp.asarray(x, jnp.result_type(float)) for x in (bid_size, ask_size))
+    return _book_channels(jnp.asarray(bid), bid_size, jnp.asarray(ask), ask_size, n_channels=grid.n_channels)
+
+
+def scaled_books(session: Session, row: np.ndarray, grid: GridSettings, scale: GridScale) -> jax.Array:
+    """Scaled channels at the given rows, with a scale fitted before."""
+    return _scaled(scale, *_book_values(session, row, grid))
 
 
 def _varies(columns: np.ndarray) -> bool:
