@@ -64,15 +64,28 @@ class SideFit(eqx.Module):
 
 def calibrate_sides(rows: IntensityRows, calibration: Calibration) -> tuple[SideFit, SideFit]:
     """Bid and ask fits: sellers' orders fill bids, buyers' orders fill asks."""
-    sides = {"bid": (rows.sells, -1), "ask": (rows.buys, 1)}
+    sides = _sides(rows)
     own = {name: _own_decay(rows, calibration, count, sign, name) for name, (count, sign) in sides.items()}
     decays = {name: value for name, (value, _) in own.items()}
     if calibration.common_decay:
-        weights = {name: 1 / error**2 for name, (_, error) in own.items()}
-        common = sum(decays[name] * weights[name] for name in own) / sum(weights.values())
-        decays = dict.fromkeys(own, common)
+        decays = dict.fromkeys(own, _common(own))
     bid, ask = (_side(rows, calibration, sides[name][0], decays[name], own[name], name) for name in ("bid", "ask"))
     return bid, ask
+
+
+def common_decay(rows: IntensityRows, calibration: Calibration) -> Float[Array, ""]:
+    """Decay with depth, one for both sides [1/price]."""
+    return _common({name: _own_decay(rows, calibration, *side, name) for name, side in _sides(rows).items()})
+
+
+def _sides(rows: IntensityRows) -> dict[str, tuple[np.ndarray, int]]:
+    return {"bid": (rows.sells, -1), "ask": (rows.buys, 1)}
+
+
+def _common(own: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]) -> Float[Array, ""]:
+    """Weighted by the inverse variances."""
+    decays, errors = (jnp.stack(x) for x in zip(*own.values()))
+    return jnp.sum(decays / errors**2) / jnp.sum(1 / errors**2)
 
 
 def _real(x: np.ndarray) -> Float[Array, "..."]:

@@ -101,15 +101,15 @@ class Risk(Checked):
     n_bootstrap: int = static_field(default=200, lower=10, help="bootstrap resamples of the CVaR interval")
 
 
-def _part(
+def replay_part(
     session: Session,
     ladder: Ladder,
     observed: Observed,
     execution: Execution,
     start_ns: int | None,
     end_ns: int | None,
-) -> tuple[Tape, Covariates]:
-    """A part of the session laid out for replay, and the covariates known at each of its decisions."""
+) -> tuple[Tape, Covariates, np.ndarray]:
+    """A part of the session laid out for replay, the covariates known at each of its decisions, and the events they are from."""
     tape, timeline = build_tape(
         session,
         decision_interval=execution.decision_interval,
@@ -123,7 +123,7 @@ def _part(
     )
     row = np.maximum(timeline.feature_row, 0) + tape.first_row
     known = (observed.volatility[row], observed.vpin[row], observed.imbalance[row], observed.book_features[row])
-    return tape, Covariates(*(jnp.asarray(x, jnp.result_type(float)) for x in known))
+    return tape, Covariates(*(jnp.asarray(x, jnp.result_type(float)) for x in known)), row
 
 
 class Quoting(AbstractExperiment):
@@ -171,8 +171,8 @@ class Quoting(AbstractExperiment):
         say(f"{len(observed.trades.t_ns):,} marketable orders, bucket volume {observed.bucket_volume:.0f}")
         bid, ask = calibrate_sides(intensity_rows(session, observed), self.intensity)
         split = observed.train_end_ns
-        tape, decisions = _part(session, ladder, observed, self.execution, split, None)
-        training_tape, training_decisions = _part(session, ladder, observed, self.execution, None, split)
+        tape, decisions, _ = replay_part(session, ladder, observed, self.execution, split, None)
+        training_tape, training_decisions, _ = replay_part(session, ladder, observed, self.execution, None, split)
         train = session.updates.t_ns < observed.train_end_ns
         reference = Covariates(
             float(np.median(observed.volatility[train])),

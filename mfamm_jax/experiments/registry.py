@@ -7,6 +7,7 @@ from mfamm_jax.experiments.intensity_trees import IntensityTrees
 from mfamm_jax.experiments.paper_tables import PaperTables
 from mfamm_jax.experiments.quoting import Quoting
 from mfamm_jax.experiments.replay_run import Replay
+from mfamm_jax.experiments.signal_quotes import SignalQuotes
 from mfamm_jax.experiments.sources import SOURCES
 
 EXPERIMENTS: dict[str, type] = {
@@ -17,6 +18,7 @@ EXPERIMENTS: dict[str, type] = {
     "replay": Replay,
     "intensity_trees": IntensityTrees,
     "imbalance_training": ImbalanceTraining,
+    "signal_quotes": SignalQuotes,
 }
 
 # Tables whose `kind` picks the class; the first is the default.

@@ -105,27 +105,27 @@ class ValueTablePolicy(AbstractPolicy):
         time = time_left * jnp.exp(log_speed) / self.table_horizon * (self.rise.shape[2] - 1)
         table = self.rise
         for low, weight in (
-            _bracket(risk, self.axes.risk),
-            _bracket(skew, self.axes.skew),
-            _between(time, table.shape[2]),
+            bracket(risk, self.axes.risk),
+            bracket(skew, self.axes.skew),
+            between(time, table.shape[2]),
         ):
             high = jnp.minimum(low + 1, table.shape[0] - 1)
             table = table[low] * (1 - weight) + table[high] * weight
         return table
 
 
-def _between(position: Float[Array, ""], n: int) -> tuple[Int[Array, ""], Float[Array, ""]]:
+def between(position: Float[Array, ""], n: int) -> tuple[Int[Array, ""], Float[Array, ""]]:
     """Lower node and weight of the upper one on nodes 0..n-1; held constant outside."""
     position = jnp.clip(position, 0.0, n - 1.0)
     low = jnp.clip(jnp.floor(position), 0, max(n - 2, 0)).astype(int)
     return low, position - low
 
 
-def _bracket(x: Float[Array, ""], nodes: Float[Array, " node"]) -> tuple[Int[Array, ""], Float[Array, ""]]:
-    """As `_between` on equally spaced nodes."""
+def bracket(x: Float[Array, ""], nodes: Float[Array, " node"]) -> tuple[Int[Array, ""], Float[Array, ""]]:
+    """As `between` on equally spaced nodes."""
     if nodes.size == 1:
         return jnp.zeros((), int), jnp.zeros_like(x)
-    return _between((x - nodes[0]) / (nodes[1] - nodes[0]), nodes.size)
+    return between((x - nodes[0]) / (nodes[1] - nodes[0]), nodes.size)
 
 
 def tabulate(
