@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 import polars as pl
 
-from mfamm_jax.experiments import figures, imbalance_figures, replay_figures, tree_figures
+from mfamm_jax.experiments import figures, imbalance_figures, replay_figures, signal_figures, tree_figures
 from mfamm_jax.experiments.config import ConfigError
 
 PAGE = jinja2.Template(
@@ -104,7 +104,7 @@ def _note(text: str) -> str:
 
 
 def _summary(run: Run) -> str:
-    simple = [[name, value] for name, value in run.metrics.items() if not isinstance(value, dict | list)]
+    simple = [[name, value] for name, value in run.metrics.items() if not isinstance(value, dict | list | None)]
     data = run.manifest.get("data")
     text = ""
     if data:
@@ -126,6 +126,10 @@ def _tables(run: Run) -> str:
     for table in run.metrics.get("tables", []):
         text += f"<h3>{escape(table['title'])}</h3>" + _table(table["header"], table["rows"])
         text += "".join(_note(escape(note)) for note in table["notes"])
+    if "gain/total" in run.arrays:
+        caption = "Left: P&amp;L of the test block. Right: depths without inventory at the reference volatility, one point a regime. "
+        caption += "Data: arrays/base.npz, policies and regimes."
+        text += _figure(run, "signals", signal_figures.gains_and_quotes(run.arrays, run.metrics), caption)
     if "imbalance/history" in run.arrays:
         text += _figure(
             run, "training", imbalance_figures.training(run.arrays), "Data: arrays/base.npz, imbalance/history."
@@ -310,7 +314,7 @@ def _sweep(run: Run) -> str:
     if run.rows.is_empty():
         return ""
     found = [name for name in run.rows.columns if name not in (*run.axes, "config_id", "ok")]
-    preferred = ("expected_pnl", "replay_pnl", "value", "spread", "pnl", "fills")
+    preferred = ("expected_pnl", "replay_pnl", "value", "spread", "pnl", "fills", "without_pnl", "imbalance_vpin_gain")
     shown = [name for name in preferred if name in found][:2] or found[:2]
     numeric = [name for name in run.axes if run.rows[name].dtype.is_numeric()]
     if len(numeric) > 2:  # a heat map for each value of the shortest axis

@@ -78,15 +78,15 @@ class RegimeControl(Checked):
         default=0.0, unit="price", help="expected move of the mid against a fill, in every regime"
     )
     horizon: Float[Array, ""] = real_field(
-        default=120.0, lower=0.0, strict=True, unit="s", source="(1) T", help="how far ahead the quotes look"
+        default=60.0, lower=0.0, strict=True, unit="s", source="(1) T", help="how far ahead the quotes look"
     )
     drift_share: Float[Array, ""] = real_field(
         default=1.0, lower=0.0, upper=2.0, help="share of the estimated drifts that the quotes believe in"
     )
     max_inventory: int = static_field(default=10, lower=1, unit="lots", help="largest position")
-    n_steps: int = static_field(default=16, lower=1, help="rows of the value table in time")
-    n_risk: int = static_field(default=5, lower=1, help="nodes of the volatility axis; 1 = the reference only")
-    max_risk: float = static_field(default=3.0, lower=1.0, help="largest volatility / reference")
+    n_steps: int = static_field(default=8, lower=1, help="rows of the value table in time")
+    n_risk: int = static_field(default=3, lower=1, help="nodes of the volatility axis; 1 = the reference only")
+    max_risk: float = static_field(default=2.0, lower=1.0, help="largest volatility / reference")
 
     @property
     def risk(self) -> Float[Array, " risk"]:
@@ -228,7 +228,7 @@ class SignalQuotes(AbstractExperiment):
     ) -> tuple[Regimes, list[dict[str, np.ndarray]]]:
         """Estimates of the last policy's map, and parameters of every policy."""
         at_touch = decay if self.intensity.decay_from != "mid" else 0.0
-        solved = []
+        solved, coarse = [], None
         for uses, _ in POLICIES.values():
             regimes = RegimeMap(self.signal.imbalance, self.signal.vpin, **uses)
             clock = signal_clock(session, observed, path, regimes, self.grid.step, start, observed.train_end_ns)
@@ -236,9 +236,11 @@ class SignalQuotes(AbstractExperiment):
                 raise DataError(
                     f"{session.name}: no marketable order to estimate the fill rates from; use a longer session"
                 )
-            found = estimate_regimes(clock, regimes, self.signal.horizon, at_touch)
-            solved.append(on_finest(found, regimes))
-        return found, solved
+            if coarse is None or coarse[0].n_regimes < regimes.n_regimes:
+                coarse = regimes, estimate_regimes(clock, regimes, self.signal.horizon, at_touch, coarse)
+            solved.append(on_finest(coarse[1], regimes))
+        assert coarse is not None
+        return coarse[1], solved
 
     def _network(
         self, session: Session, path: SignalPath, folder: Path, seed: int, say: Callable[[str], None], progress: Any

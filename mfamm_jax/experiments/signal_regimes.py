@@ -4,7 +4,7 @@ A market and its mirror image are taken as one market: every estimate pools what
 side, so that a rising training hour teaches no one to buy.
 
 With G the generator of the regimes and $\mu$ their drifts, the expected move over h is $d = A\mu$, $A = \int_0^h e^{Gs}\,ds$. The mean
-moves d are measured, shrunk by $d^2/(d^2 + se^2)$ towards zero, and solved for $\mu$.
+moves d are measured, shrunk towards those of a coarser map by $x^2/(x^2 + se^2)$, x their difference, and solved for $\mu$.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ class Regimes:
         share: Of time.
         sojourn: Mean time in it [s].
         generator: (regime, regime) [1/s].
-        move, move_error: Mean move of the mid over the horizon and its standard error [price].
-        shrink: Factor on the move.
+        measured, error: Mean move of the mid over the horizon and its standard error [price].
+        move: The one believed.
         drift: [price/s].
         bid_scale, ask_scale: Fill rates at the mid [1/s].
     """
@@ -56,15 +56,21 @@ class Regimes:
     share: np.ndarray
     sojourn: np.ndarray
     generator: np.ndarray
+    measured: np.ndarray
+    error: np.ndarray
     move: np.ndarray
-    move_error: np.ndarray
-    shrink: np.ndarray
     drift: np.ndarray
     bid_scale: np.ndarray
     ask_scale: np.ndarray
 
 
-def estimate_regimes(clock: SignalClock, regimes: RegimeMap, horizon: float, decay: float) -> Regimes:
+def estimate_regimes(
+    clock: SignalClock,
+    regimes: RegimeMap,
+    horizon: float,
+    decay: float,
+    coarse: tuple[RegimeMap, Regimes] | None = None,
+) -> Regimes:
     """Everything the control problem wants to know.
 
     Args:
@@ -72,24 +78,31 @@ def estimate_regimes(clock: SignalClock, regimes: RegimeMap, horizon: float, dec
         regimes: The map that numbers them.
         horizon: Over which moves are measured [s].
         decay: Of fill rates with depth, when orders are counted at the touch [1/price]; 0 when they are counted from the mid.
+        coarse: A map that uses fewer signals, and its estimates, to fall back on where there is little to see.
     """
     n, mirror = regimes.n_regimes, np.array(regimes.mirrored)
     seconds = np.bincount(clock.regime, minlength=n) * clock.step
     generator = _generator(clock, n, mirror)
-    move, error = _moves(clock, n, mirror, max(round(horizon / clock.step), 1))
-    shrink = np.where(move != 0, move**2 / np.where(move != 0, move**2 + error**2, 1), 0)
-    reach = (
-        np.block([[generator, np.eye(n)], [np.zeros((n, 2 * n))]]) * max(round(horizon / clock.step), 1) * clock.step
-    )
-    ask = _order_rates(clock, n, mirror, decay)
+    steps = max(round(horizon / clock.step), 1)
+    move, error = _moves(clock, n, mirror, steps)
+    expected, average = np.zeros(n), None
+    if coarse is not None:
+        own = coarser(coarse[0], regimes)
+        expected, average = coarse[1].move[own], coarse[1].ask_scale[own]
+    surprise = np.where(np.isfinite(error), move - expected, 0.0)
+    shrink = surprise**2 / np.where(surprise != 0, surprise**2 + error**2, 1)
+    believed = expected + shrink * surprise
+    reach = np.block([[generator, np.eye(n)], [np.zeros((n, 2 * n))]]) * steps * clock.step
+    ask = _order_rates(clock, n, mirror, decay, average)
+    drift = np.linalg.solve(expm(reach)[:n, n:], believed)
     return Regimes(
         share=seconds / seconds.sum(),
         sojourn=1 / np.maximum(-np.diag(generator), 1e-12),
         generator=generator,
-        move=move,
-        move_error=error,
-        shrink=shrink,
-        drift=np.linalg.solve(expm(reach)[:n, n:], shrink * move),
+        measured=move,
+        error=error,
+        move=believed,
+        drift=0.5 * (drift - drift[mirror]),  # exactly odd, whatever the solution rounds
         bid_scale=ask[mirror],
         ask_scale=ask,
     )
@@ -129,24 +142,29 @@ def _moves(clock: SignalClock, n: int, mirror: np.ndarray, ahead: int) -> tuple[
     return mean, np.where(seen > 0, error, np.inf)
 
 
-def _order_rates(clock: SignalClock, n: int, mirror: np.ndarray, decay: float) -> np.ndarray:
+def _order_rates(
+    clock: SignalClock, n: int, mirror: np.ndarray, decay: float, average: np.ndarray | None
+) -> np.ndarray:
     """Rate at the mid of orders that fill asks: buyers here, sellers in the mirror image."""
     reach = np.exp(-decay * clock.half_spread) * clock.step
     exposure = np.bincount(clock.regime, reach, n)
     orders = np.bincount(clock.regime, clock.buys, n) + np.bincount(clock.regime, clock.sells, n)[mirror]
     exposure = exposure + exposure[mirror]
-    average = orders.sum() / exposure.sum()
+    average = np.full(n, orders.sum() / exposure.sum()) if average is None else average
     return (orders + PRIOR_ORDERS) / (exposure + PRIOR_ORDERS / average)
+
+
+def coarser(coarse: RegimeMap, fine: RegimeMap) -> np.ndarray:
+    """Number on a map that uses fewer signals of each regime of a finer one."""
+    pressure, toxicity = np.divmod(np.arange(fine.n_regimes), 2 if fine.uses_vpin else 1)
+    return pressure * coarse.uses_imbalance * (2 if coarse.uses_vpin else 1) + toxicity * coarse.uses_vpin
 
 
 def on_finest(found: Regimes, regimes: RegimeMap) -> dict[str, np.ndarray]:
     """The estimates of a coarser map as parameters on the finest one, where signals it does not use change nothing."""
     finest = RegimeMap(regimes.imbalance, regimes.vpin)
-    n_vpin = 2 if finest.uses_vpin else 1
-    pressure, toxicity = np.divmod(np.arange(finest.n_regimes), n_vpin)
-    own = pressure * regimes.uses_imbalance * (2 if regimes.uses_vpin else 1) + toxicity * regimes.uses_vpin
-    # A state of the finest map moves among those that look the same in the signals it ignores.
-    ignored = pressure * (not regimes.uses_imbalance) * n_vpin + toxicity * (not regimes.uses_vpin)
-    generator = found.generator[np.ix_(own, own)] * (ignored[:, None] == ignored[None, :])
-    columns = {name: getattr(found, name)[own] for name in ("drift", "bid_scale", "ask_scale")}
-    return {"generator": generator, **columns}
+    ignoring = RegimeMap(regimes.imbalance, regimes.vpin, not regimes.uses_imbalance, not regimes.uses_vpin)
+    own, other = coarser(regimes, finest), coarser(ignoring, finest)
+    # Only what the map listens to moves: states that differ in an ignored signal never meet.
+    generator = found.generator[np.ix_(own, own)] * (other[:, None] == other[None, :])
+    return {"generator": generator} | {name: getattr(found, name)[own] for name in ("drift", "bid_scale", "ask_scale")}

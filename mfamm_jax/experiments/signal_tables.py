@@ -25,6 +25,8 @@ def signal_metrics(experiment: Any, prepared: Any, results: dict[str, Any]) -> d
         "decay": float(prepared.decay),
         "volatility": float(prepared.volatility),
         "blocks": prepared.n_blocks,
+        "block_seconds": experiment.comparison.block_seconds,
+        "regimes": list(regime_map(experiment).names),
         "gain": gain,
         "facts": report["facts"],
         "truth": report["truth"],
@@ -68,9 +70,9 @@ def _regime_table(experiment: Any, prepared: Any, results: dict[str, Any]) -> di
         "share of the past": found.share,
         "share of the decisions": np.asarray(results["share_of_decisions"]),
         "mean time in it [s]": found.sojourn,
-        f"mean move in {horizon:g} s [ticks]": found.move / tick,
-        "standard error": found.move_error / tick,
-        "believed": found.shrink,
+        f"mean move in {horizon:g} s [ticks]": found.measured / tick,
+        "standard error": found.error / tick,
+        "believed": found.move / tick,
         "drift [ticks/s]": found.drift / tick,
         "bid fills/s at the mid": found.bid_scale,
         "ask fills/s at the mid": found.ask_scale,
@@ -84,6 +86,7 @@ def _regime_table(experiment: Any, prepared: Any, results: dict[str, Any]) -> di
         "notes": [
             f"Estimated on {prepared.report['seconds']['past']:,.0f} s before the test block; every number pools a regime with the mirror "
             "image of its opposite. Depths without inventory at the reference volatility, the whole horizon left.",
-            "A move is believed in proportion to d^2/(d^2 + se^2); drifts are what gives those moves while regimes change.",
+            "Surprises against the imbalance alone are believed in proportion to x^2/(x^2 + se^2), and its moves against zero likewise. Drifts "
+            "are what gives those moves while regimes change.",
         ],
     }

@@ -26,6 +26,8 @@ RATE_STEP = 0.4
 # More explicit steps than this are slower than implicit ones, which may be this much longer.
 MOST_EXPLICIT_STEPS = 4000
 IMPLICIT_RATE_STEP = 8.0
+# A splitting step costs as much as this many explicit ones (6 regimes, 21 inventories, one CPU core).
+EXPLICIT_STEPS_PER_SPLIT = 2.0
 # Changes of regime per splitting step.
 SWITCHES_PER_STEP = 0.03
 # Squarings double the rounding of float32; Taylor sums beyond this many cost more than adaptive steps.
@@ -172,12 +174,13 @@ def _for_regimes(
     _allow(problem, wanted, ExplicitRK, Strang)
     exponential = all(isinstance(s, ExponentialIntensity) for s in (problem.regimes.bid, problem.regimes.ask))
     steps = _explicit_steps(problem, grid) if exponential else MOST_EXPLICIT_STEPS
-    if wanted is ExplicitRK or (wanted is None and steps * grid.n_steps < MOST_EXPLICIT_STEPS):
-        return _explicit(problem, grid, "asked for" if wanted else "regimes, short horizon")
     horizon = float(np.max(problem.horizon)) / grid.n_steps
     switching = float(np.max(-np.diagonal(np.asarray(problem.generator), axis1=-2, axis2=-1)))
     fills = exit_rate_bound(problem.regimes, grid) if exponential else 0.0
     wanted_splits = min(horizon * max(switching / SWITCHES_PER_STEP, fills / IMPLICIT_RATE_STEP), 1e18)
+    most = max(MOST_EXPLICIT_STEPS, EXPLICIT_STEPS_PER_SPLIT * wanted_splits * grid.n_steps)
+    if wanted is ExplicitRK or (wanted is None and exponential and steps * grid.n_steps < most):
+        return _explicit(problem, grid, "asked for" if wanted else "regimes, cheaper than splitting")
     splits = _possible(max(ceil(wanted_splits), 16), grid)
     why = "asked for" if wanted else "regimes, too stiff for explicit steps"
     return Strang(Implicit(1), splits), f"Strang splitting, {splits} implicit steps a row: {why}"
