@@ -172,7 +172,7 @@ def _mean_where(values: Float[Array, "sample sample"], mask: Bool[Array, "sample
     return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def _distance(x: Float[Array, "*batch embedding"], y: Float[Array, "*batch embedding"]) -> Float[Array, "*batch"]:
+def _distance(x: Float[Array, "... embedding"], y: Float[Array, "... embedding"]) -> Float[Array, "..."]:
     """Euclidean; equal points have slope zero instead of 0/0."""
     square = jnp.sum((x - y) ** 2, axis=-1)
     apart = square > 0
