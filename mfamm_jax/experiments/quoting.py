@@ -207,15 +207,15 @@ class Quoting(AbstractExperiment):
         grid = Grid(self.hjb.max_inventory, self.hjb.n_steps)
         problems = jax.vmap(
             lambda e: largest_problem(
-                reference_problem(e.hjb, prepared, fee_costs(e.execution.replay, prepared)), e.hjb.axes
+                reference_problem(e.hjb, prepared, fee_costs(e.execution.replay, prepared.tape)), e.hjb.axes
             )
         )(batch)
         scheme, reason = named_scheme(self.hjb.scheme, problems, grid)
         if isinstance(scheme, ExplicitRK):
             return (scheme, grid, ExplicitRK(2 * scheme.n_substeps)), reason
-        reference = jax.vmap(lambda e: reference_problem(e.hjb, prepared, fee_costs(e.execution.replay, prepared)))(
-            batch
-        )
+        reference = jax.vmap(
+            lambda e: reference_problem(e.hjb, prepared, fee_costs(e.execution.replay, prepared.tape))
+        )(batch)
         return (scheme, grid, named_scheme("explicit", reference, grid)[0]), reason
 
     def stages(self, plan: Any) -> list[tuple[str, Stage]]:

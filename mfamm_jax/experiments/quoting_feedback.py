@@ -59,7 +59,7 @@ def feedback_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arr
     training = replay(policy, tape, prepared.training_decisions, rules, record="path")
     assert training.path is not None
     found = measured(training.path, jnp.cumsum(tape.moment.seconds), experiment.feedback.horizon)
-    fees, share = fee_costs(rules, prepared), experiment.feedback.share
+    fees, share = fee_costs(rules, prepared.tape), experiment.feedback.share
     costs = FillCosts(fees.bid + share * found["bid"].mean, fees.ask + share * found["ask"].mean)
     informed, ok = build_policy(experiment, plan, prepared, costs)
     after = replay(informed, prepared.tape, prepared.decisions, rules)

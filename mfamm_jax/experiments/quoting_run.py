@@ -95,9 +95,9 @@ class FillCosts(NamedTuple):
     ask: Float[Array, ""]
 
 
-def fee_costs(rules: ReplayConfig, prepared: Prepared) -> FillCosts:
+def fee_costs(rules: ReplayConfig, tape: Tape) -> FillCosts:
     """Maker fees of the replay per lot; a rebate is a negative cost."""
-    notional = prepared.tape.reference_price
+    notional = tape.reference_price
     if rules.contract == "inverse":
         notional = 1 / notional
     one = jnp.ones_like(notional)
@@ -127,7 +127,7 @@ def build_policy(
 ) -> tuple[AbstractPolicy, Array]:
     """The HJB value table inside the quote rules, and whether every node was solved. Costs: the replay's fees by default."""
     scheme, grid, _ = plan
-    costs = fee_costs(experiment.execution.replay, prepared) if costs is None else costs
+    costs = fee_costs(experiment.execution.replay, prepared.tape) if costs is None else costs
     control = experiment.hjb
     shift = jnp.log(control.intensity_scale)
     scales = [
@@ -168,7 +168,7 @@ def solve_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arrays
     """Reference solution for the figures, the policy table's verdict and the closed form beside it."""
     scheme, grid, second = plan
     control = experiment.hjb
-    problem = reference_problem(control, prepared, fee_costs(experiment.execution.replay, prepared))
+    problem = reference_problem(control, prepared, fee_costs(experiment.execution.replay, prepared.tape))
     # The table's scheme is sized for its stiffest node, so it covers the reference problem too.
     solution = solve_hjb(problem, scheme, grid)
     bid, ask = optimal_depths(problem, solution.value.relative_value)

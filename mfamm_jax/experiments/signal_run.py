@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.quoting_run import Arrays, execution_rules, fee_costs
 from mfamm_jax.models.intensity import ExponentialIntensity
-from mfamm_jax.policies import AbstractPolicy, QuoteRules, RuledPolicy
+from mfamm_jax.policies import AbstractPolicy, RuledPolicy
 from mfamm_jax.policies.regime_table import RegimeMap, at_risk, tabulate_regimes
 from mfamm_jax.results import RESULTS
 from mfamm_jax.risk import bootstrap_interval
@@ -55,7 +55,7 @@ def choose_plan(batch: Any, prepared: Any) -> tuple[Plan, str]:
 def regime_problem(experiment: Any, prepared: Any, found: dict[str, Array]) -> RegimeProblem:
     """The control problem of one policy at the reference volatility."""
     control = experiment.hjb
-    fees = fee_costs(experiment.execution.replay, prepared)
+    fees = fee_costs(experiment.execution.replay, prepared.tape)
     return RegimeProblem(  # pyrefly: ignore[missing-argument]
         regimes=HJBProblem(
             bid=ExponentialIntensity(found["bid_scale"], prepared.decay),
@@ -83,13 +83,10 @@ def build_policy(
         risk=experiment.hjb.risk,
         risk_aversion=experiment.hjb.risk_aversion,
     )
-    sizes = tuple(jnp.where(has_gates, size, 1.0) for size in _gates(experiment.quotes))
-    rules = eqx.tree_at(_gates, experiment.quotes, sizes)
+    rules = experiment.quotes
+    sizes = tuple(jnp.where(has_gates, x, 1.0) for x in (rules.vpin_reduced_size, rules.imbalance_reduced_size))
+    rules = eqx.tree_at(lambda r: (r.vpin_reduced_size, r.imbalance_reduced_size), rules, sizes)
     return RuledPolicy(solution.value, rules), jnp.all(solution.result == RESULTS.successful)
-
-
-def _gates(rules: QuoteRules) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    return rules.vpin_reduced_size, rules.imbalance_reduced_size
 
 
 def build_policies(plan: Plan, experiment: Any, prepared: Any) -> tuple[AbstractPolicy, Bool[Array, " policy"]]:

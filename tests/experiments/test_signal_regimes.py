@@ -152,4 +152,4 @@ def _value(numbers):
         ),
         generator=numbers["generator"],
     )
-    return np.asarray(solve_hjb(problem, ExplicitRK(100), Grid(3, 1)).value.relative_value[-1])
+    return np.asarray(solve_hjb(problem, ExplicitRK(30), Grid(3, 1)).value.relative_value[-1])

@@ -53,7 +53,7 @@ class RegimeProblem(AbstractProblem):
             )
 
     @property
-    def horizon(self) -> Float[Array, ""]:  # pyrefly: ignore[bad-override]
+    def horizon(self) -> Float[Array, "*batch"]:  # pyrefly: ignore[bad-override]
         """Shared by the regimes."""
         return self.regimes.horizon
 
