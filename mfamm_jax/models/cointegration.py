@@ -40,7 +40,7 @@ class Cointegration(eqx.Module):
 
 def cointegrate(
     scale_covariance: Float[Array, "*scale asset asset"],
-    increment_covariance: Float[Array, "asset asset"],
+    increment_covariance: Float[Array, "other other"],
     rank: int = 1,
 ) -> Cointegration:
     """The `rank` most mean-reverting combinations of every scale.
