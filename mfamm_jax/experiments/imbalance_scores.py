@@ -27,7 +27,7 @@ class Estimate:
     low: float
     high: float
 
-    def excludes(self, value: float) -> bool:
+    def excludes(self, value: float | int) -> bool:
         """Whether the interval leaves a value out."""
         return bool(self.low > value or self.high < value)
 

@@ -112,7 +112,8 @@ def train(
     now = Progress(state, state.params, jnp.asarray(-1.0, real), nothing, *(jnp.zeros((), jnp.int32) for _ in range(3)))
     options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
     step, look = make_step(net, training, triplet), _looker(net, training, triplet, data, stopping)
-    with ocp.CheckpointManager((folder / "checkpoints").resolve(), options=options) as manager:
+    where, handler = (folder / "checkpoints").resolve(), ocp.StandardCheckpointHandler()
+    with ocp.CheckpointManager(where, item_handlers=handler, options=options) as manager:
         if manager.latest_step() is not None:
             now = _restored(ocp, manager, now)
             say(f"train     continuing at step {int(now.state.step):,}")
@@ -186,10 +187,12 @@ def _leaves(tree: Any) -> dict[str, Array]:
 
 def _restored(ocp: Any, manager: Any, like: Progress) -> Progress:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _leaves(like))
-    try:
-        found = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(shapes))
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{manager.directory}: a checkpoint of other settings; run again with --fresh") from error
+    # Asked first: a restore that fails half way leaves threads behind.
+    stored = manager.item_metadata(manager.latest_step()).tree
+    kinds = {name: (tuple(x.shape), np.dtype(x.dtype)) for name, x in stored.items()}
+    if kinds != {name: (x.shape, np.dtype(x.dtype)) for name, x in shapes.items()}:
+        raise ValueError(f"{manager.directory}: a checkpoint of other settings; run again with --fresh")
+    found = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(shapes))
     leaves = [jnp.asarray(np.asarray(found[name]), shape.dtype) for name, shape in shapes.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 

@@ -1,0 +1,188 @@
+"""Experiment `imbalance_training`: the planted signal is found, nothing leaks, a killed training loses nothing."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+
+from mfamm_jax.experiments.config import ConfigError, load_config
+from mfamm_jax.experiments.imbalance_data import BLOCKS, GridSettings, Labels, Split, build_samples
+from mfamm_jax.experiments.imbalance_fit import MEASURES, Training, batch_loss, batch_rows, scored, start_state
+from mfamm_jax.experiments.imbalance_scores import area_estimate, time_blocks
+from mfamm_jax.experiments.imbalance_train import train, training_data
+from mfamm_jax.experiments.imbalance_training import network_for
+from mfamm_jax.experiments.record import RunFolder
+from mfamm_jax.experiments.runner import DONE, INTERRUPTED, run
+from mfamm_jax.market.events import DataError
+from mfamm_jax.market.planted import generate_planted
+from mfamm_jax.models.imbalance_network import NetworkSizes
+from mfamm_jax.solvers.triplet import TripletLoss
+
+SHORT = [
+    "market.duration=600.0",
+    "training.n_steps=30",
+    "training.n_between=10",
+    "precision=float64",
+    "network.n_filters=3",
+]
+
+
+def run_short(root, *overrides, say=lambda _: None, fresh=False):
+    config = load_config("imbalance_training", [*SHORT, *overrides])
+    folder = RunFolder(root, config)
+    folder.open(fresh=fresh)
+    return run(config, folder, say=say)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    return run_short(tmp_path_factory.mktemp("runs") / "one")
+
+
+def arrays(outcome):
+    return np.load(outcome.folder / "arrays/base.npz")
+
+
+def test_the_run_folder_has_numbers_pictures_and_weights(outcome):
+    assert outcome.code == DONE
+    assert outcome.metrics["odd_to_the_last_bit"]
+    found = arrays(outcome)
+    assert found["imbalance/history"].shape == (3, len(MEASURES))
+    assert {"imbalance/weights/direction", "imbalance/scale/location", "imbalance/calibration/hit"} <= set(found)
+    page = (outcome.folder / "report.html").read_text()
+    for text in ("AUC of the stopping block", "first direction", "predicted probability of up", "untrained network"):
+        assert text in page
+    assert (outcome.folder / "figures/training.svg").is_file()
+    rows = {row[0]: row for row in outcome.metrics["tables"][0]["rows"]}
+    assert abs(rows["network"][1] - outcome.metrics["test_auc"]) < 1e-12
+    assert rows["planted truth"][1] == outcome.metrics["bayes_auc"]
+
+
+def test_a_killed_training_continues_to_the_same_weights(outcome, tmp_path):
+    def kill(text):
+        if "step 20" in text:
+            raise KeyboardInterrupt
+
+    killed = run_short(tmp_path / "killed", say=kill)
+    assert killed.code == INTERRUPTED
+    said = []
+    again = run_short(tmp_path / "killed", say=said.append)
+    assert again.code == DONE
+    assert any("continuing at step 20" in text for text in said)
+    one, two = arrays(outcome), arrays(again)
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_a_sweep_trains_a_network_per_value(tmp_path):
+    outcome = run_short(tmp_path / "sweep", "sweep.triplet.margin=[0.2,0.5]", "training.n_steps=10")
+    rows = pl.concat([pl.read_parquet(p) for p in sorted((outcome.folder / "parts").glob("*.parquet"))])
+    assert rows["ok"].all()
+    assert rows["test_area"][0] != rows["test_area"][1]
+    assert (rows["looks"] == 1).all()
+
+
+def test_what_cannot_be_trained_is_said(outcome, tmp_path):
+    with pytest.raises(ValueError, match=r"training\.head_weight is 0, expected > 0"):
+        run_short(tmp_path / "a", "training.head_weight=0.0")
+    with pytest.raises(ValueError, match=r"training\.learning_rate 1e\+30: the loss is nan"):
+        run_short(tmp_path / "b", "training.learning_rate=1e30", "training.clip=1e30")
+    with pytest.raises(DataError, match="use a longer session"):
+        run_short(tmp_path / "c", "market.duration=100.0")
+    with pytest.raises(ConfigError, match=r"training\.mining"):
+        run_short(tmp_path / "d", "training.mining=hardest")
+    config = load_config("imbalance_training", [*SHORT, "network.n_hidden=9"])
+    folder = RunFolder(tmp_path / "e", config)
+    folder.open(fresh=False)
+    os.symlink(outcome.folder / "checkpoints", folder.root / "checkpoints")
+    with pytest.raises(ValueError, match="a checkpoint of other settings; run again with --fresh"):
+        run(config, folder, say=lambda _: None)
+
+
+def small(seed=0, n=600, strength=4.0, labels=None):
+    session, truth = generate_planted(n, strength, seed)
+    samples, facts = build_samples(session, GridSettings(), labels or Labels(), Split(embargo=5.0), truth)
+    return [samples.part(name) for name in BLOCKS], facts
+
+
+def test_batches_are_balanced_and_the_loss_is_the_sum_of_its_parts():
+    (fit, _, _), facts = small()
+    data, net, training = training_data(fit, facts), network_for(GridSettings(), NetworkSizes()), Training()
+    rows = batch_rows(data, 16, jax.random.key(0))
+    label = np.asarray(data.label)[np.asarray(rows)]
+    assert (label == [1] * 16 + [-1] * 16).all()
+    params, loss = start_state(net, training, jax.random.key(1)).params, TripletLoss()
+    embedding = net.embedding(params, data.grid[rows])
+    triplet = loss.of_batch(embedding, data.label[rows], data.seconds[rows], data.gap, "semi_hard")
+    head = np.mean(np.log1p(np.exp(-2 * np.asarray(embedding)[:, 0] * label)))
+    np.testing.assert_allclose(batch_loss(params, net, training, loss, data, rows), triplet + head, rtol=1e-9)
+    near = np.abs(np.subtract.outer(fit.seconds, fit.seconds)) < facts.gap
+    assert near.any()
+
+
+def trained_area(root, seed, n, strength, labels=None, n_steps=600, n_between=50, head="linear"):
+    """Area on the test block with its interval, and that of the planted probability."""
+    (fit, stopping, test), facts = small(seed, n, strength, labels)
+    net = network_for(GridSettings(), NetworkSizes(head=head))
+    training = Training(n_steps=n_steps, n_between=n_between, n_per_class=32, learning_rate=6e-3)
+    key = jax.random.key(seed)
+    trained = train(net, training, TripletLoss(), training_data(fit, facts), stopping, key, root, lambda _: None)
+    score = np.asarray(jax.jit(lambda p, x: scored(net, p, x))(trained.params, jnp.asarray(test.grid)))
+    where = (test.label, time_blocks(test.seconds, 20), 20)
+    return area_estimate(score, *where), area_estimate(test.up_probability, *where)
+
+
+def test_a_strong_signal_is_found_in_a_minute_of_training(tmp_path):
+    with jax.enable_x64(False):
+        found, best = trained_area(tmp_path, 0, 8000, 8.0)
+    assert found.low > 0.6
+    assert best.value > found.value
+
+
+@pytest.mark.slow
+def test_labels_moved_beyond_the_signals_memory_leave_nothing_to_find(tmp_path):
+    """If windows or scaling leaked, a label some seconds later would still be foreseen."""
+    with jax.enable_x64(False):
+        now, _ = trained_area(tmp_path / "now", 1, 10_000, 8.0)
+        later, _ = trained_area(tmp_path / "later", 1, 10_000, 8.0, Labels(delay=5.0))
+    assert now.low > 0.6
+    assert not later.excludes(0.5)
+
+
+@pytest.mark.slow
+def test_without_a_signal_hardly_any_seed_is_significant(tmp_path):
+    """Twenty fair coins at 5 % give more than three heads one time in sixty."""
+    with jax.enable_x64(False):
+        found = [trained_area(tmp_path / str(s), s, 2500, 0.0, n_steps=200, n_between=20)[0] for s in range(20)]
+    assert sum(one.excludes(0.5) for one in found) <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "head"), [(0, "linear"), (1, "linear"), (0, "prototype")])
+def test_the_planted_interaction_is_found_to_nine_tenths_and_beats_every_baseline(tmp_path, seed, head):
+    config = load_config("imbalance_training", [f"seed={seed}", f"network.head={head}"])
+    folder = RunFolder(tmp_path / "run", config)
+    folder.open(fresh=False)
+    metrics = run(config, folder, say=lambda _: None).metrics
+    assert metrics["bayes_auc"] >= 0.65
+    assert metrics["share_of_bayes"] >= 0.9
+    assert metrics["beats_every_baseline"]
+    assert metrics["calibration_error"] < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("MFAMM_DATA" not in os.environ, reason="MFAMM_DATA is not set: no recorded data")
+def test_a_recorded_hour_runs_end_to_end(tmp_path):
+    path = os.path.join(os.environ["MFAMM_DATA"], "lobster_aapl_20120621")
+    config = load_config("imbalance_training", [f"market={{kind='lobster', path='{path}'}}", "training.n_steps=300"])
+    folder = RunFolder(tmp_path / "aapl", config)
+    folder.open(fresh=False)
+    outcome = run(config, folder, say=lambda _: None)
+    assert outcome.code == DONE
+    assert 0.4 < outcome.metrics["test_auc"] < 0.65
+    json.loads((outcome.folder / "metrics.json").read_text())
+    assert len(outcome.metrics["tables"][0]["rows"]) == 5

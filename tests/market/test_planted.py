@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from mfamm_jax.experiments.imbalance_scores import area
+from mfamm_jax.market.planted import BLOCK_STEPS, generate_planted, up_probability
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return generate_planted(6000, 4.0, seed=0)
+
+
+def moves(session, truth):
+    """Of the mid at each decision, and the books of the decision's row."""
+    mid = (session.books.bid_ticks[:, 0] + session.books.ask_ticks[:, 0]) / 2
+    row = np.arange(BLOCK_STEPS - 1, len(mid) - 1, BLOCK_STEPS)
+    return np.sign(mid[row + 1] - mid[row]), row, truth["up_probability"][:-1]
+
+
+def test_the_books_are_books(planted):
+    books = planted[0].books
+    assert (books.bid_ticks[:, 0] < books.ask_ticks[:, 0]).all()
+    assert (np.diff(books.bid_ticks, axis=1) < 0).all()
+    assert (np.diff(books.ask_ticks, axis=1) > 0).all()
+    assert (books.bid_size > 0).all()
+    assert (books.ask_size > 0).all()
+    assert (np.diff(planted[0].updates.t_ns) > 0).all()
+
+
+def test_moves_follow_the_planted_probability(planted):
+    move, _, probability = moves(*planted)
+    assert set(np.unique(move)) == {-1.0, 1.0}
+    # Standardised sum of independent coins, within 4 standard deviations, overall and where the signal is strong.
+    for chosen in (np.ones(len(move), bool), probability > 0.8, probability < 0.2):
+        expected, got = probability[chosen], move[chosen] > 0
+        z = (got - expected).sum() / np.sqrt((expected * (1 - expected)).sum())
+        assert abs(z) < 4
+    assert 0.65 < area(probability, move) < 0.9
+
+
+def test_what_looks_at_one_level_or_adds_levels_up_is_at_chance(planted):
+    session, truth = planted
+    move, row, _ = moves(session, truth)
+    books = session.books
+    imbalance = (books.bid_size - books.ask_size) / np.maximum(books.bid_size, books.ask_size)
+    near = np.mean([imbalance[row - k, :3].mean(axis=1) for k in range(3)], axis=0)
+    # Standard error of the area of 6,000 samples at chance: 0.0075.
+    for score in (imbalance[row, 0], near, imbalance[row, 4:8].mean(axis=1), imbalance[row].sum(axis=1)):
+        assert abs(area(score, move) - 0.5) < 4 * 0.0075
+
+
+def test_no_strength_no_signal():
+    session, truth = generate_planted(50, 0.0, seed=1)
+    assert (truth["up_probability"] == 0.5).all()
+    assert len(session.updates.t_ns) == 500
+
+
+def test_a_seed_is_a_session_and_mirrored_books_have_the_opposite_probability(planted):
+    one, two, other = (generate_planted(50, 2.0, seed=s)[0].books for s in (3, 3, 4))
+    np.testing.assert_array_equal(one.bid_size, two.bid_size)
+    assert (one.bid_size != other.bid_size).any()
+    books = planted[0].books
+    here, there = (
+        up_probability(books.bid_size, books.ask_size, 4.0),
+        up_probability(books.ask_size, books.bid_size, 4.0),
+    )
+    np.testing.assert_allclose(here, 1 - there, atol=1e-6)
+
+
+def test_bad_settings_are_refused():
+    for n, strength in ((1, 1.0), (10, np.nan), (10, np.inf)):
+        with pytest.raises(ValueError, match="expected at least 2 blocks and a finite number"):
+            generate_planted(n, strength, 0)
