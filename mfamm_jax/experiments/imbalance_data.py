@@ -85,7 +85,7 @@ class Samples:
         block: int8 (N,): 0 fit, 1 stopping, 2 test, -1 purged.
         microprice_move: (N,) microprice minus mid [ticks].
         queue_imbalance: (N,) at the touch.
-        up_probability: (N,) the planted truth; NaN = unknown.
+        up_probability: (N,) the planted truth at the start of the move; NaN = unknown.
     """
 
     grid: np.ndarray
@@ -145,6 +145,7 @@ def build_samples(
     mid_row = _two_sided(session)[row]
     mid = _mid_ticks(session.books)[mid_row]
     at = _sample_steps(len(clock_ns), grid, labels, session.name)
+    at = at[mid_row[at] <= row[at]]  # before there is a mid there is nothing to foresee
     delay, horizon = round(labels.delay / grid.step), max(round(labels.horizon / grid.step), 1)
     move = _moves(mid, at, delay, horizon)
     window = (grid.n_snapshots - 1) * grid.step
@@ -167,7 +168,7 @@ def build_samples(
         block=block,
         microprice_move=np.asarray(microprice(*(jnp.asarray(x) for x in (*touch, *sizes)))),
         queue_imbalance=np.asarray(queue_imbalance(*(jnp.asarray(x) for x in sizes))),
-        up_probability=_known_probability(clock_ns[at], truth),
+        up_probability=_known_probability(clock_ns[at + delay], truth),
     )
     counts = {name: _counts(label[block == i]) for i, name in enumerate(BLOCKS)}
     _check_classes(counts, session.name)
@@ -209,7 +210,8 @@ def _moves(mid: np.ndarray, at: np.ndarray, delay: int, horizon: int) -> np.ndar
     """Mean of the mids over the horizon minus the mid at its start [ticks]."""
     total = np.concatenate([[0.0], np.cumsum(mid - mid[0])])
     start = at + delay + 1
-    return (total[start + horizon] - total[start]) / horizon - (mid[at + delay] - mid[0])
+    # One rounding: the numerator is exact, so that equal moves are equal numbers.
+    return (total[start + horizon] - total[start] - horizon * (mid[at + delay] - mid[0])) / horizon
 
 
 def _two_sided(session: Session) -> np.ndarray:

@@ -59,7 +59,7 @@ def area(score: np.ndarray, label: np.ndarray) -> float:
 def area_estimate(score: np.ndarray, label: np.ndarray, block: np.ndarray, n_blocks: int) -> Estimate:
     """AUC with its interval."""
     right, count = ordered_pairs(score, label, block, n_blocks)
-    return _jackknife(right.sum() / count.sum(), _without(right) / _without(count))
+    return _jackknife(right, count)
 
 
 def gain_estimate(
@@ -68,7 +68,7 @@ def gain_estimate(
     """AUC of one score minus that of another on the same samples, with its interval."""
     right, count = ordered_pairs(score, label, block, n_blocks)
     right = right - ordered_pairs(other, label, block, n_blocks)[0]
-    return _jackknife(right.sum() / count.sum(), _without(right) / _without(count))
+    return _jackknife(right, count)
 
 
 def _without(pairs: np.ndarray) -> np.ndarray:
@@ -76,7 +76,13 @@ def _without(pairs: np.ndarray) -> np.ndarray:
     return pairs.sum() - pairs.sum(axis=0) - pairs.sum(axis=1) + np.diag(pairs)
 
 
-def _jackknife(value: float, left_out: np.ndarray) -> Estimate:
+def _jackknife(right: np.ndarray, count: np.ndarray) -> Estimate:
+    """Of the blocks that have samples: an empty one is no evidence."""
+    used = count.sum(axis=0) + count.sum(axis=1) > 0
+    if not used.any():
+        return Estimate(np.nan, np.nan, np.nan, np.nan)
+    with np.errstate(invalid="ignore"):  # 0/0 = NaN: one block has all the samples of a class
+        value, left_out = right.sum() / count.sum(), _without(right)[used] / _without(count)[used]
     n = len(left_out)
     error = float(np.sqrt((n - 1) / n * np.sum((left_out - left_out.mean()) ** 2)))
     half = float(stdtrit(n - 1, 0.975)) * error
@@ -106,12 +112,12 @@ class Calibration(eqx.Module):
 
     @classmethod
     def fit(cls, score: np.ndarray, label: np.ndarray, n_bins: int = 2 * N_BINS) -> "Calibration":
-        """Isotonic regression of hits on |score| in bins of equal numbers."""
+        """Isotonic regression of hits on |score| in bins of equal numbers; below 1/2 an odd curve would fall at 0."""
         order = np.argsort(np.abs(score), kind="stable")
         bins = [part for part in np.array_split(order, n_bins) if len(part)]
         hit = (np.sign(score) == label) + 0.5 * (score == 0)
         count = np.array([len(part) for part in bins])
-        shares = isotonic_regression(np.array([hit[part].mean() for part in bins]), weights=count).x
+        shares = np.maximum(isotonic_regression(np.array([hit[part].mean() for part in bins]), weights=count).x, 0.5)
         strength = np.array([np.abs(score[part]).mean() for part in bins])
         real = jnp.result_type(float)
         return cls(jnp.asarray(strength, real), jnp.asarray(shares, real))

@@ -187,11 +187,10 @@ def score_stage(experiment: Any, prepared: Any, results: dict[str, Any], key: PR
 def rank_area(score: Float[Array, " sample"], label: Int[Array, " sample"]) -> Float[Array, ""]:
     """Area under the curve from ranks; ties count half."""
     up = label > 0
-    below = jnp.searchsorted(jnp.sort(score), score, side="left") + jnp.searchsorted(
-        jnp.sort(score), score, side="right"
-    )
-    n_up, n_down = jnp.sum(up), jnp.sum(label < 0)
-    return (jnp.sum(jnp.where(up, (below + 1) / 2, 0)) - n_up * (n_up + 1) / 2) / (n_up * n_down)
+    ordered = jnp.sort(score)
+    below, upto = (jnp.searchsorted(ordered, score, side=side).astype(score.dtype) for side in ("left", "right"))
+    n_up, n_down = (jnp.sum(x, dtype=score.dtype) for x in (up, label < 0))  # their product is too large for int32
+    return (jnp.sum(jnp.where(up, (below + upto + 1) / 2, 0)) / n_up - (n_up + 1) / 2) / n_down
 
 
 def odd_part(grid: Float[Array, "sample snapshot level channel"]) -> Float[Array, "sample entry"]:

@@ -5,7 +5,7 @@ import pytest
 
 from mfamm_jax.features.imbalance_grid import GRID_LIMIT, GridScale, book_channels, mirror, snapshot_grid
 
-from ..checks import assert_close, assert_jit_vmap_loop_agree
+from ..checks import assert_close, assert_jit_vmap_loop_agree, check_grads
 
 
 def books(n=200, n_levels=4, seed=0, missing=0.2):
@@ -51,6 +51,57 @@ def test_swapping_the_sides_is_mirroring_the_channels(n_channels):
     scale = GridScale.fit(values, present)
     order = [1, 0, 2] if n_channels == 3 else [0, 1]
     np.testing.assert_array_equal(scale(mirror(values), present[..., jnp.array(order)]), mirror(scale(values, present)))
+
+
+def channels_by_loops(bid, bid_size, ask, ask_size, n_channels):
+    """One level at a time; None = does not exist."""
+    out = []
+    for b, vb, a, va in zip(*(np.asarray(x, float) for x in (bid, bid_size, ask, ask_size))):
+        mid = (a[0] + b[0]) / 2 if vb[0] > 0 and va[0] > 0 else None
+        for k in range(len(b)):
+            ask_far = a[k] - mid if mid is not None and va[k] > 0 else None
+            bid_far = mid - b[k] if mid is not None and vb[k] > 0 else None
+            imbalance = (vb[k] - va[k]) / max(vb[k], va[k]) if max(vb[k], va[k]) > 0 else None
+            gap = None if None in (ask_far, bid_far) else ask_far - bid_far
+            out.append([ask_far, bid_far, imbalance] if n_channels == 3 else [gap, imbalance])
+    return np.array(out, float).reshape(*np.shape(bid), n_channels)
+
+
+@pytest.mark.parametrize("n_channels", [2, 3])
+def test_channels_are_those_of_a_plain_loop(n_channels, precision):
+    found = [jnp.asarray(x, precision if x.dtype.kind == "f" else "int32") for x in books(missing=0.4)]
+    values, present = book_channels(*found, n_channels)
+    expected = channels_by_loops(*found, n_channels)
+    np.testing.assert_array_equal(present, ~np.isnan(expected))
+    assert_close(values, np.nan_to_num(expected), 1e-15, 1e-7)
+    assert values.dtype == precision
+
+
+@pytest.mark.parametrize("n_channels", [2, 3])
+def test_scaling_and_mirroring_commute_to_the_last_bit(n_channels, precision):
+    found = [jnp.asarray(x, precision if x.dtype.kind == "f" else "int32") for x in books(501, missing=0.3)]
+    values, present = book_channels(*found, n_channels)
+    swapped, there = book_channels(-found[2], found[3], -found[0], found[1], n_channels)
+    scale = jax.jit(GridScale.fit)(values[:300], present[:300])
+    apply = jax.jit(lambda s, x, p: s(x, p))
+    np.testing.assert_array_equal(apply(scale, swapped, there), mirror(apply(scale, values, present)))
+    # The same from the mirrored session: who is bid and who is ask does not matter.
+    other = jax.jit(GridScale.fit)(swapped[:300], there[:300])
+    np.testing.assert_array_equal(other.scale, scale.scale)
+    np.testing.assert_array_equal(other.location, scale.location)
+
+
+def test_slopes_are_right_and_finite_where_levels_are_absent():
+    bid, bid_size, ask, ask_size = (x[:6] for x in books(missing=0.0))
+    bid_size, ask_size = bid_size + 0.3 * jnp.arange(24.0).reshape(6, 4), ask_size + 0.1
+
+    def total(b, a):
+        values, present = book_channels(bid, b, ask, a)
+        return jnp.sum(GridScale(jnp.zeros((4, 3)), jnp.full((4, 3), 2.0))(values, present) ** 2)
+
+    check_grads(lambda b, a: total(jnp.asarray(b), jnp.asarray(a)), (bid_size, ask_size), 1, ["fwd", "rev"])
+    for slope in jax.grad(total, (0, 1))(jnp.zeros((6, 4)), jnp.zeros((6, 4))):
+        assert np.isfinite(slope).all()
 
 
 def test_scales_are_robust_and_those_of_the_rows_given():

@@ -47,6 +47,16 @@ def test_the_score_is_odd_to_the_last_bit(precision, head, n_channels):
             assert (np.asarray(net.score(params, grid[:2])) == -np.asarray(net.score(params, swapped[:2]))).all()
 
 
+@pytest.mark.parametrize("head", ["linear", "prototype"])
+def test_oddness_holds_for_every_size_of_batch_and_every_place_in_it(head, precision):
+    net = network(head)
+    params, score = weights(net), jax.jit(net.score)
+    for n in (1, 7, 33):
+        grid = grids(n, seed=n)
+        order = np.random.default_rng(n).permutation(n)
+        np.testing.assert_array_equal(score(params, grid[order]), -score(params, mirror(grid))[order])
+
+
 def test_embeddings_have_length_one_and_a_grid_that_is_its_own_mirror_scores_zero():
     net = network()
     params, grid = weights(net), grids()

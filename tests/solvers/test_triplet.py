@@ -108,6 +108,25 @@ def test_gradients_of_a_batch_are_right_and_finite_where_nothing_can_be_mined(mi
     assert np.isfinite(change).all()
 
 
+@pytest.mark.parametrize("mining", ["batch_all", "semi_hard", "batch_hard"])
+def test_batches_under_jit_vmap_and_in_a_loop_agree(mining):
+    stacked = [jnp.stack(parts) for parts in zip(*(batch(seed=seed) for seed in range(3)))]
+    assert_jit_vmap_loop_agree(lambda e, y, t: TripletLoss().of_batch(e, y, t, 1.0, mining), *stacked)
+
+
+@pytest.mark.parametrize("mining", ["batch_all", "semi_hard", "batch_hard"])
+def test_flat_samples_and_pairs_close_in_time_are_in_no_triplet(mining):
+    embedding, label, seconds = batch()
+    loss = jax.jit(jax.value_and_grad(lambda e, y, t, gap: TripletLoss().of_batch(e, y, t, gap, mining)))
+    value, slope = loss(embedding, label, seconds, 1.0)
+    elsewhere = jnp.where((label == 0)[:, None], 7.0, embedding)
+    assert value > 0
+    assert loss(elsewhere, label, seconds, 1.0)[0] == value
+    assert (np.asarray(slope)[np.asarray(label) == 0] == 0).all()
+    assert loss(embedding, label, seconds, 11.0)[0] == 0  # all of them within ten seconds
+    assert loss(embedding, label, jnp.zeros(12), 1.0)[0] == 0
+
+
 def test_distances_are_euclidean():
     embedding = batch()[0]
     expected = np.linalg.norm(np.asarray(embedding)[:, None] - np.asarray(embedding)[None], axis=-1)
