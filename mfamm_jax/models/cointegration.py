@@ -178,10 +178,10 @@ def scale_covariance(
 def increment_covariance(
     levels: Float[Array, "row asset"], time_step: Float[Array, ""] | float = 1.0
 ) -> Float[Array, "asset asset"]:
-    """N: covariance (n - 1) of the increments per unit of time."""
+    """N: covariance of the increments (centred, divided by their number) per unit of time."""
     change = jnp.diff(levels, axis=0)
     change = change - jnp.mean(change, axis=0)
-    return jnp.matmul(change.T, change, precision="highest") / (change.shape[0] - 1) / time_step
+    return jnp.matmul(change.T, change, precision="highest") / change.shape[0] / time_step
 
 
 def scaled_weights(weights: Float[Array, "*b asset"], unit: int | None = None) -> Float[Array, "*b asset"]:

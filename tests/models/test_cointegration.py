@@ -110,7 +110,7 @@ def test_jit_vmap_and_loop_agree():
 def test_covariances_by_hand():
     rng = np.random.default_rng(0)
     levels = np.cumsum(rng.standard_normal((50, 3)), axis=0)
-    expected = np.cov(np.diff(levels, axis=0).T) / 0.25
+    expected = np.cov(np.diff(levels, axis=0).T, bias=True) / 0.25
     assert_close(increment_covariance(jnp.asarray(levels), 0.25), expected)
     w = rng.standard_normal((2, 3, 20)) + 1j * rng.standard_normal((2, 3, 20))
     known = rng.random((2, 20)) < 0.7
