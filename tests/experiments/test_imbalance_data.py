@@ -1,15 +1,21 @@
 import dataclasses
+import functools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mfamm_jax.experiments.config import ConfigError, construct, load_config
 from mfamm_jax.experiments.imbalance_data import BLOCKS, GridSettings, Labels, Split, assign_blocks, build_samples
+from mfamm_jax.experiments.imbalance_scores import area, area_estimate, linear_weights, time_blocks
+from mfamm_jax.experiments.imbalance_training import odd_part
 from mfamm_jax.market.events import DataError
 from mfamm_jax.market.planted import generate_planted
 
 GRID = GridSettings(n_snapshots=5, n_levels=4)
 
 
+@functools.cache
 def session(n=400, seed=0, strength=4.0):
     return generate_planted(n, strength, seed)
 
@@ -62,6 +68,74 @@ def test_no_window_and_no_label_reaches_into_another_block(built):
         assert facts.counts[name]["up"] == (part.label > 0).sum()
 
 
+@pytest.mark.parametrize(
+    ("grid", "labels", "split"),
+    [
+        (GRID, Labels(), Split(embargo=0.0)),
+        (GRID, Labels(delay=3.0, horizon=2.5, sample_every=0.5), Split(fit_share=0.5, embargo=7.3)),
+        (GridSettings(n_snapshots=4, n_levels=2, step=0.25), Labels(sample_every=0.25), Split(fit_share=0.61803)),
+    ],
+)
+def test_books_and_mids_of_two_blocks_lie_an_embargo_apart(grid, labels, split):
+    """Every instant that a sample looks at, block by block; what was purged could not have stayed."""
+    found, _ = session()
+    samples, _ = build_samples(found, grid, labels, split)
+    reach = round(labels.delay / grid.step) + round(labels.horizon / grid.step)
+    steps = np.arange(1 - grid.n_snapshots, reach + 1)
+    used = [(samples.seconds[samples.block == k][:, None] + steps * grid.step).ravel() for k in range(3)]
+    for before, after in ((0, 1), (1, 2)):
+        assert used[after].min() - used[before].max() >= split.embargo - 1e-6
+    total = (found.updates.t_ns[-1] - found.updates.t_ns[0]) / 1e9
+    for i in np.flatnonzero(samples.block < 0):
+        looks_at = samples.seconds[i] + steps * grid.step
+        for edge in np.cumsum([split.fit_share, split.stopping_share]) * total:
+            if looks_at[0] - split.embargo < edge < looks_at[-1]:
+                break
+        else:
+            raise AssertionError(f"sample {i} at {samples.seconds[i]} was purged for nothing")
+
+
+def test_no_sample_is_taken_before_there_is_a_mid(built):
+    found, samples, _ = built
+    late = changed(found, slice(0, 100), bid_size=lambda x: x * 0)
+    after, _ = build_samples(late, GRID, Labels(), Split(embargo=2.0))
+    assert samples.seconds.min() < 1
+    assert after.seconds.min() >= 10
+    assert (after.grid[0, 1:, :, :2] != 0).any()
+    # One side gone for a while: the last mid stays.
+    row = round(samples.seconds[50] / 0.1)
+    gap = changed(found, slice(row - 1, row + 3), ask_size=lambda x: x * 0)
+    other, _ = build_samples(gap, GRID, Labels(), Split(embargo=2.0))
+    mid = (found.books.bid_ticks[:, 0] + found.books.ask_ticks[:, 0]) / 2
+    mid[row - 1 : row + 3] = mid[row - 2]
+    assert other.move_ticks[50] == np.mean(mid[row + 1 : row + 11]) - mid[row]
+    sizes = found.books.bid_size[row - 2, 0], found.books.ask_size[row - 2, 0]
+    assert other.queue_imbalance[50] == pytest.approx((sizes[0] - sizes[1]) / sum(sizes))
+
+
+def test_equal_moves_are_equal_numbers_wherever_the_mid_is():
+    found, _ = session()
+    far = changed(found, slice(1, None), bid_ticks=lambda x: x + 10_000_003, ask_ticks=lambda x: x + 10_000_003)
+    samples, facts = build_samples(far, GRID, Labels(horizon=0.7), Split())
+    # Of seven mids after a sample two follow the second's move.
+    assert set(np.abs(samples.move_ticks)) == {2 / 7}
+    assert facts.counts["fit"]["flat"] == 0
+
+
+def test_small_moves_have_no_label():
+    found, _ = session(1500)
+    samples, facts = build_samples(found, GRID, Labels(horizon=4.3, flat_share=0.4), Split())
+    size = np.abs(samples.move_ticks)
+    fit = samples.block == 0
+    assert 0.2 < (samples.label[fit] == 0).mean() <= 0.4
+    assert size[samples.label == 0].max() < facts.flat_ticks <= size[samples.label != 0].min()
+    fixed, facts = build_samples(found, GRID, Labels(horizon=4.3, flat_ticks=1.0), Split())
+    np.testing.assert_array_equal(fixed.label, np.sign(samples.move_ticks) * (size >= 1.0))
+    assert facts.flat_ticks == 1.0
+    everything, _ = build_samples(found, GRID, Labels(horizon=4.3, flat_share=0.0), Split())
+    np.testing.assert_array_equal(everything.label, np.sign(samples.move_ticks) * (size >= size[fit].min()))
+
+
 def test_the_future_changes_no_grid(built):
     found, samples, _ = built
     j = int(np.flatnonzero(samples.block == 2)[10])  # the scale comes from the fit block alone
@@ -107,6 +181,39 @@ def test_the_planted_probability_comes_along_where_moves_are_decided(built):
     row = np.round(samples.seconds / 0.1).astype(int)
     np.testing.assert_array_equal(samples.up_probability, truth["up_probability"][(row - 9) // 10])
     assert np.isnan(built[1].up_probability).all()  # half a second away from any decision
+
+
+@pytest.mark.parametrize("delay", [0.0, 3.0])
+def test_labels_come_up_as_often_as_the_planted_probability_says(delay):
+    samples, _ = build_samples(*session(3000)[:1], GridSettings(), Labels(delay=delay), Split(), session(3000)[1])
+    p, up = samples.up_probability, samples.label > 0
+    assert (samples.label != 0).all()
+    assert np.std(p) > 0.2
+    for low, high in ((0, 1), (0, 0.2), (0.4, 0.6), (0.8, 1)):
+        chosen = (p >= low) & (p <= high)
+        z = (up - p)[chosen].sum() / np.sqrt((p * (1 - p))[chosen].sum())
+        assert abs(z) < 3.5  # one of eight by chance: 0.4 %
+
+
+def test_simple_scores_are_at_chance_on_planted_books():
+    samples, _ = build_samples(*session(3000)[:1], GridSettings(), Labels(), Split(), session(3000)[1])
+    fit, stopping, test = (samples.part(name) for name in BLOCKS)
+    odd = [np.asarray(odd_part(jnp.asarray(part.grid)), float) for part in (fit, stopping, test)]
+    linear = odd[2] @ linear_weights(odd[0], fit.label, odd[1], stopping.label)
+    for score in (linear, test.microprice_move, test.queue_imbalance):
+        found = area_estimate(score, test.label, time_blocks(test.seconds, 20), 20)
+        assert abs(found.value - 0.5) < 3.5 * found.error < 0.1
+    assert area(test.up_probability, test.label) > 0.8
+
+
+def test_the_planted_market_is_a_source(tmp_path):
+    market = construct(load_config("imbalance_training", ["market.duration=120.0", "market.strength=2.0"])).market
+    loaded, truth = market.load(tmp_path, 5)
+    same, _ = generate_planted(120, 2.0, 5)
+    np.testing.assert_array_equal(loaded.books.bid_size, same.books.bid_size)
+    assert truth["strength"] == 2.0
+    with pytest.raises(ConfigError, match=r"market\.strength: .*expected >= 0"):
+        load_config("imbalance_training", ["market.strength=-1.0"])
 
 
 def test_blocks_by_hand():

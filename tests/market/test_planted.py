@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
 from mfamm_jax.experiments.imbalance_scores import area
 from mfamm_jax.market.planted import BLOCK_STEPS, generate_planted, up_probability
@@ -47,6 +48,35 @@ def test_what_looks_at_one_level_or_adds_levels_up_is_at_chance(planted):
     # Standard error of the area of 6,000 samples at chance: 0.0075.
     for score in (imbalance[row, 0], near, imbalance[row, 4:8].mean(axis=1), imbalance[row].sum(axis=1)):
         assert abs(area(score, move) - 0.5) < 4 * 0.0075
+
+
+def test_moves_come_as_often_as_planted_in_every_tenth(planted):
+    """Chi-square over deciles of the probability, at 0.1 %."""
+    move, _, probability = moves(*planted)
+    tenths = np.array_split(np.argsort(probability), 10)
+    z = [
+        ((move[t] > 0) - probability[t]).sum() / np.sqrt((probability[t] * (1 - probability[t])).sum()) for t in tenths
+    ]
+    assert np.sum(np.square(z)) < chi2.ppf(0.999, 10)
+
+
+def test_nothing_of_the_past_but_the_deciding_block_tells_anything(planted):
+    """The probability of the block before, and of the one after, are at chance; so are moves among themselves."""
+    move, _, probability = moves(*planted)
+    assert abs(area(probability[:-1], move[1:]) - 0.5) < 4 * 0.0075
+    assert abs(area(probability[1:], move[:-1]) - 0.5) < 4 * 0.0075
+    assert abs(np.corrcoef(move[1:], move[:-1])[0, 1]) < 4 / np.sqrt(len(move))
+
+
+def test_levels_have_memory_and_go_in_two_groups(planted):
+    books = planted[0].books
+    ratio = np.log(books.bid_size / books.ask_size)
+    for level in (0, 5, 9):
+        assert 0.6 < np.corrcoef(ratio[1:, level], ratio[:-1, level])[0, 1] < 0.8  # depth adds noise to 0.8
+    together = np.corrcoef(ratio.T)
+    assert together[0, 3] > 0.4
+    assert together[4, 9] > 0.4
+    assert abs(together[3, 4]) < 0.05
 
 
 def test_no_strength_no_signal():
