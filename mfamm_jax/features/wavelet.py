@@ -116,7 +116,7 @@ def wavelet_transform(
         raise ValueError(f'edge is {edge!r}, expected "zero" or "reflect"')
     wide = [(0, 0)] * (series.ndim - 1)
     padded = jnp.pad(series, [*wide, (reflected, reflected)], mode="reflect") if reflected else series
-    size = _fast_length(n + max(n_padding, 2 * reflected))
+    size = _fast_length(n + 2 * reflected + n_padding)
     step = jnp.asarray(time_step, series.dtype)
     if wavelet.is_real:
         frequency = 2 * jnp.pi * jnp.fft.rfftfreq(size).astype(series.dtype) / step
