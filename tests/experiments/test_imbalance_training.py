@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +13,26 @@ import pytest
 from mfamm_jax.experiments.config import ConfigError, load_config
 from mfamm_jax.experiments.imbalance_data import BLOCKS, GridSettings, Labels, Split, build_samples
 from mfamm_jax.experiments.imbalance_fit import MEASURES, Training, batch_loss, batch_rows, scored, start_state
-from mfamm_jax.experiments.imbalance_scores import area_estimate, time_blocks
+from mfamm_jax.experiments.imbalance_scores import (
+    Calibration,
+    area,
+    area_estimate,
+    gain_estimate,
+    linear_weights,
+    reliability,
+    time_blocks,
+)
 from mfamm_jax.experiments.imbalance_train import train, training_data
-from mfamm_jax.experiments.imbalance_training import network_for
+from mfamm_jax.experiments.imbalance_training import network_for, odd_part
 from mfamm_jax.experiments.record import RunFolder
 from mfamm_jax.experiments.runner import DONE, INTERRUPTED, run
+from mfamm_jax.features.imbalance_grid import GridScale, book_channels, mirror, snapshot_grid
 from mfamm_jax.market.events import DataError
 from mfamm_jax.market.planted import generate_planted
 from mfamm_jax.models.imbalance_network import NetworkSizes
-from mfamm_jax.solvers.triplet import TripletLoss
+from mfamm_jax.solvers.triplet import TripletLoss, embedding_spread
+
+from ..checks import assert_close
 
 SHORT = [
     "market.duration=600.0",
@@ -78,6 +90,69 @@ def test_a_killed_training_continues_to_the_same_weights(outcome, tmp_path):
         np.testing.assert_array_equal(one[name], two[name])
 
 
+def test_kept_weights_scaling_and_calibration_reproduce_the_scores_from_the_recorded_books(outcome):
+    """From nothing but the session and arrays/base.npz: what somebody who uses the network elsewhere has."""
+    found = arrays(outcome)
+    session, _ = generate_planted(600, 4.0, 0)
+    params: dict = {}
+    for name in found:
+        if name.startswith("imbalance/weights/"):
+            *path, last = name.split("/", 2)[2].split(".")
+            table = params
+            for key in path:
+                table = table.setdefault(int(key) if key.isdigit() else key, {})
+            table[last] = jnp.asarray(found[name])
+    scale = GridScale(*(jnp.asarray(found[f"imbalance/scale/{name}"]) for name in ("location", "scale")))
+    books, rows = session.books, np.round(found["imbalance/seconds"] / 0.1).astype(int)
+    sides = (books.bid_ticks, books.bid_size.astype(float), books.ask_ticks, books.ask_size.astype(float))
+    channels = scale(*jax.jit(book_channels)(*(jnp.asarray(x) for x in sides)))
+    grid = snapshot_grid(channels, jnp.asarray(rows[:, None] + np.arange(-9, 1)))
+    net = network_for(GridSettings(), NetworkSizes(n_filters=3))
+    embedding, score = jax.jit(net.apply)(params, grid)
+    assert_close(embedding, found["imbalance/embedding"], 1e-9)
+    assert_close(score, found["imbalance/score"], 1e-9)
+    calibration = Calibration(*(jnp.asarray(found[f"imbalance/calibration/{name}"]) for name in ("strength", "hit")))
+    quality = reliability(np.asarray(calibration(score)), found["imbalance/label"])
+    assert_close(outcome.metrics["brier"], quality.brier)
+    assert_close(quality.predicted, found["imbalance/reliability/predicted"])
+    assert outcome.metrics["test_auc"] == pytest.approx(area(np.asarray(score), found["imbalance/label"]))
+    # They are those of the best look.
+    stopping = build_samples(session, GridSettings(), Labels(), Split())[0].part("stopping")
+    looks = found["imbalance/history"][:, MEASURES.index("stopping_area")]
+    best = area(np.asarray(jax.jit(net.score)(params, jnp.asarray(stopping.grid))), stopping.label)
+    assert best == pytest.approx(looks.max())
+
+
+def test_a_finished_training_is_not_repeated(outcome):
+    before, said = (outcome.folder / "metrics.json").read_bytes(), []
+    run_short(outcome.folder, say=said.append)
+    assert any("continuing at step 30" in text for text in said)
+    assert not any("train     step" in text for text in said)
+    assert (outcome.folder / "metrics.json").read_bytes() == before
+
+
+def test_training_stops_when_looks_bring_nothing_more(tmp_path):
+    outcome = run_short(tmp_path / "run", "training.n_between=2", "training.patience=1")
+    history = dict(zip(MEASURES, arrays(outcome)["imbalance/history"].T))
+    looks = history["stopping_area"]
+    assert 1 < len(looks) < 15
+    assert looks.argmax() == len(looks) - 2
+    assert outcome.metrics["best_step"] == history["step"][-2]
+    np.testing.assert_array_equal(history["step"], 2 * np.arange(1, len(looks) + 1))
+    assert np.isfinite(list(history.values())).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["linear", "prototype"])
+def test_training_in_single_precision_on_two_channels_leaves_the_score_odd(head, tmp_path):
+    two = ["precision=float32", "grid.n_channels=2", "training.mining=batch_hard", f"network.head={head}"]
+    with jax.enable_x64(False):
+        metrics = run_short(tmp_path / head, *two).metrics
+    assert metrics["odd_to_the_last_bit"]
+    assert metrics["test_auc_low"] < metrics["test_auc"] < metrics["test_auc_high"]
+
+
+@pytest.mark.slow
 def test_a_sweep_trains_a_network_per_value(tmp_path):
     outcome = run_short(tmp_path / "sweep", "sweep.triplet.margin=[0.2,0.5]", "training.n_steps=10")
     rows = pl.concat([pl.read_parquet(p) for p in sorted((outcome.folder / "parts").glob("*.parquet"))])
@@ -86,13 +161,18 @@ def test_a_sweep_trains_a_network_per_value(tmp_path):
     assert (rows["looks"] == 1).all()
 
 
-def test_what_cannot_be_trained_is_said(outcome, tmp_path):
+def test_what_cannot_be_trained_is_said(outcome, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"training\.head_weight is 0, expected > 0"):
         run_short(tmp_path / "a", "training.head_weight=0.0")
     with pytest.raises(ValueError, match=r"training\.learning_rate 1e\+30: the loss is nan"):
         run_short(tmp_path / "b", "training.learning_rate=1e30", "training.clip=1e30")
     with pytest.raises(DataError, match="use a longer session"):
         run_short(tmp_path / "c", "market.duration=100.0")
+    for missing in ("flax", "orbax.checkpoint"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, missing, None)
+            with pytest.raises(ValueError, match=r'pip install "mfamm-jax\[full\]"'):
+                run_short(tmp_path / missing)
     with pytest.raises(ConfigError, match=r"training\.mining"):
         run_short(tmp_path / "d", "training.mining=hardest")
     config = load_config("imbalance_training", [*SHORT, "network.n_hidden=9"])
@@ -116,16 +196,30 @@ def test_batches_are_balanced_and_the_loss_is_the_sum_of_its_parts():
     label = np.asarray(data.label)[np.asarray(rows)]
     assert (label == [1] * 16 + [-1] * 16).all()
     params, loss = start_state(net, training, jax.random.key(1)).params, TripletLoss()
-    embedding = net.embedding(params, data.grid[rows])
+    embedding = jax.jit(net.embedding)(params, data.grid[rows])
     triplet = loss.of_batch(embedding, data.label[rows], data.seconds[rows], data.gap, "semi_hard")
     head = np.mean(np.log1p(np.exp(-2 * np.asarray(embedding)[:, 0] * label)))
-    np.testing.assert_allclose(batch_loss(params, net, training, loss, data, rows), triplet + head, rtol=1e-9)
+    total = jax.jit(lambda p, d, r: batch_loss(p, net, training, loss, d, r))(params, data, rows)
+    np.testing.assert_allclose(total, triplet + head, rtol=1e-9)
     near = np.abs(np.subtract.outer(fit.seconds, fit.seconds)) < facts.gap
     assert near.any()
 
 
+def test_an_odd_embedding_cannot_shrink_to_one_point():
+    """Opposite samples stay 2 apart, so of books and their mirror images two are 1 apart on average, whatever the weights."""
+    (fit, _, _), _ = small()
+    net = network_for(GridSettings(), NetworkSizes())
+    grid = jnp.asarray(fit.grid[:40])
+    both, label = jnp.concatenate([grid, mirror(grid)]), jnp.asarray(np.repeat([1, -1], 40))
+    for scale in (1.0, 0.01, 100.0):
+        params = jax.tree.map(lambda x, s=scale: s * x, net.init(jax.random.key(3)))
+        spread = embedding_spread(jax.jit(net.embedding)(params, both), label)
+        assert float(spread.mean_distance) >= 1
+        assert not spread.is_collapsed
+
+
 def trained_area(root, seed, n, strength, labels=None, n_steps=600, n_between=50, head="linear"):
-    """Area on the test block with its interval, and that of the planted probability."""
+    """Area on the test block with its interval, that of the planted probability, and what the network has over each rival."""
     (fit, stopping, test), facts = small(seed, n, strength, labels)
     net = network_for(GridSettings(), NetworkSizes(head=head))
     training = Training(n_steps=n_steps, n_between=n_between, n_per_class=32, learning_rate=6e-3)
@@ -133,24 +227,31 @@ def trained_area(root, seed, n, strength, labels=None, n_steps=600, n_between=50
     trained = train(net, training, TripletLoss(), training_data(fit, facts), stopping, key, root, lambda _: None)
     score = np.asarray(jax.jit(lambda p, x: scored(net, p, x))(trained.params, jnp.asarray(test.grid)))
     where = (test.label, time_blocks(test.seconds, 20), 20)
-    return area_estimate(score, *where), area_estimate(test.up_probability, *where)
+    odd = [np.asarray(odd_part(jnp.asarray(part.grid)), float) for part in (fit, stopping, test)]
+    linear = odd[2] @ linear_weights(odd[0], fit.label, odd[1], stopping.label)
+    mirrored = jax.jit(lambda p, x: scored(net, p, x))(trained.params, mirror(jnp.asarray(test.grid)))
+    np.testing.assert_array_equal(mirrored, -score)
+    rivals = [gain_estimate(score, rival, *where) for rival in (linear, test.microprice_move, test.queue_imbalance)]
+    return area_estimate(score, *where), area_estimate(test.up_probability, *where), rivals
 
 
-def test_a_strong_signal_is_found_in_a_minute_of_training(tmp_path):
+def test_a_strong_signal_is_found_and_beats_what_looks_at_less(tmp_path):
     with jax.enable_x64(False):
-        found, best = trained_area(tmp_path, 0, 8000, 8.0)
+        found, best, rivals = trained_area(tmp_path, 0, 6000, 8.0, n_steps=400)
     assert found.low > 0.6
     assert best.value > found.value
+    assert all(gain.low > 0.05 for gain in rivals)
 
 
 @pytest.mark.slow
 def test_labels_moved_beyond_the_signals_memory_leave_nothing_to_find(tmp_path):
     """If windows or scaling leaked, a label some seconds later would still be foreseen."""
     with jax.enable_x64(False):
-        now, _ = trained_area(tmp_path / "now", 1, 10_000, 8.0)
-        later, _ = trained_area(tmp_path / "later", 1, 10_000, 8.0, Labels(delay=5.0))
+        now = trained_area(tmp_path / "now", 1, 10_000, 8.0)[0]
+        later, best, _ = trained_area(tmp_path / "later", 1, 10_000, 8.0, Labels(delay=5.0))
     assert now.low > 0.6
     assert not later.excludes(0.5)
+    assert best.low > 0.8  # who saw the book of the later decision would know
 
 
 @pytest.mark.slow
@@ -162,7 +263,7 @@ def test_without_a_signal_hardly_any_seed_is_significant(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "head"), [(0, "linear"), (1, "linear"), (0, "prototype")])
+@pytest.mark.parametrize(("seed", "head"), [(0, "linear"), (1, "linear"), (0, "prototype"), (1, "prototype")])
 def test_the_planted_interaction_is_found_to_nine_tenths_and_beats_every_baseline(tmp_path, seed, head):
     config = load_config("imbalance_training", [f"seed={seed}", f"network.head={head}"])
     folder = RunFolder(tmp_path / "run", config)
