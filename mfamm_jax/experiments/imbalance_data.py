@@ -144,9 +144,9 @@ def build_samples(
     clock_ns, row = regular_grid(t_ns, step_ns)
     mid_row = _two_sided(session)[row]
     mid = _mid_ticks(session.books)[mid_row]
-    at = _sample_steps(len(clock_ns), grid, labels, session.name)
+    delay, horizon, every = label_steps(labels, grid)
+    at = _sample_steps(len(clock_ns), grid.n_snapshots - 1, delay + horizon, every, session.name)
     at = at[mid_row[at] <= row[at]]  # before there is a mid there is nothing to foresee
-    delay, horizon = round(labels.delay / grid.step), max(round(labels.horizon / grid.step), 1)
     move = _moves(mid, at, delay, horizon)
     window = (grid.n_snapshots - 1) * grid.step
     seconds = (clock_ns[at] - t_ns[0]) / NS
@@ -194,14 +194,25 @@ def assign_blocks(seconds: np.ndarray, window: float, reach: float, total: float
     return np.where(starts_inside & ends_inside, block, -1).astype(np.int8)
 
 
-def _sample_steps(n_steps: int, grid: GridSettings, labels: Labels, name: str) -> np.ndarray:
+def label_steps(labels: Labels, grid: GridSettings) -> tuple[int, int, int]:
+    """Delay, horizon and distance of samples in steps of the grid."""
+    found = []
+    for name in ("delay", "horizon", "sample_every"):
+        seconds = getattr(labels, name)
+        steps = round(seconds / grid.step)
+        if abs(seconds / grid.step - steps) > 1e-6 * steps:
+            raise ValueError(f"labels.{name} is {seconds:g} s, expected a multiple of grid.step = {grid.step:g} s")
+        found.append(steps)
+    return found[0], found[1], found[2]
+
+
+def _sample_steps(n_steps: int, window: int, reach: int, every: int, name: str) -> np.ndarray:
     """Steps of the regular clock at which samples are taken."""
-    reach = round(labels.delay / grid.step) + max(round(labels.horizon / grid.step), 1)
-    at = np.arange(grid.n_snapshots - 1, n_steps - reach, max(round(labels.sample_every / grid.step), 1))
+    at = np.arange(window, n_steps - reach, every)
     if len(at) == 0:
         raise DataError(
-            f"{name}: {n_steps} steps of {grid.step:g} s, expected more than {grid.n_snapshots - 1 + reach} for one window "
-            "and one label; use a longer session"
+            f"{name}: {n_steps} steps of the clock, expected more than {window + reach} for one window and one label; use "
+            "a longer session"
         )
     return at
 

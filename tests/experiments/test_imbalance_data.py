@@ -242,5 +242,9 @@ def test_what_cannot_be_learned_is_said():
     empty = changed(found, slice(None), bid_size=lambda x: x * 0)
     with pytest.raises(DataError, match="no row has both a bid and an ask"):
         build_samples(empty, GRID, Labels(), Split())
+    for name, seconds in (("delay", 0.04), ("horizon", 0.01), ("sample_every", 0.25)):
+        expected = rf"labels\.{name} is {seconds} s, expected a multiple of grid\.step = 0\.1 s"
+        with pytest.raises(ValueError, match=expected):
+            build_samples(found, GRID, Labels(**{name: seconds}), Split())
     with pytest.raises(ValueError, match="the rest is the test"):
         Split(fit_share=0.9, stopping_share=0.1)
