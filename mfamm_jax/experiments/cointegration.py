@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mfamm_jax.experiments.cointegration_run import estimate, look_ahead, null_ratios, walk_forward
+from mfamm_jax.experiments.cointegration_run import estimate, family_p_values, look_ahead, null_ratios, walk_forward
 from mfamm_jax.experiments.cointegration_tables import cointegration_metrics
 from mfamm_jax.experiments.experiment import AbstractExperiment, Stage
 from mfamm_jax.experiments.quoting_run import HostReport
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.market.events import DataError
-from mfamm_jax.models.cointegration import adjusted_p_values, p_values
+from mfamm_jax.models.cointegration import p_values
 from mfamm_jax.risk import bootstrap_interval
 from mfamm_jax.simulation.spread_trading import SpreadRule, SpreadTrades
 
@@ -25,7 +25,7 @@ class Scales(Checked):
     """Octaves of the Mexican hat, in rows."""
 
     smallest: float = static_field(default=2.0, lower=2.0, unit="rows", source="(13) a", help="smallest scale")
-    n_scales: int = static_field(default=5, lower=2, upper=20, source="(14) K", help="each twice the one before")
+    n_scales: int = static_field(default=6, lower=2, upper=20, source="(14) K", help="each twice the one before")
     edge: float = static_field(default=3.0, lower=1.0, upper=10.0, help="scales left out at both ends of a window")
 
     @property
@@ -41,7 +41,10 @@ class Testing(Checked):
         default="all", help="one relation among all assets, or every pair, corrected for their number"
     )
     level: Float[Array, ""] = real_field(default=0.05, lower=0.0, strict=True, upper=0.5, help="of the tests")
-    n_draws: int = static_field(default=2000, lower=99, help="simulated panels without a relation")
+    n_draws: int = static_field(default=999, lower=99, help="panels without a relation that are drawn")
+    block: int = static_field(
+        default=10, lower=1, unit="rows", help="increments kept together in a draw: short memory that is no relation"
+    )
     log: bool = static_field(default=True, help="logarithms of the prices")
 
 
@@ -74,8 +77,8 @@ class Prepared(eqx.Module):
 
     levels: Float[Array, "row asset"]
     groups: Array
-    null: Float[Array, "draw test"]
-    window_null: Float[Array, "draw test"]
+    null: Float[Array, "draw group test"]
+    window_null: Float[Array, "draw *test"]
     report: HostReport = eqx.field(static=True)
 
 
@@ -104,7 +107,7 @@ class CointegrationExperiment(AbstractExperiment):
         return 16 * 3 * self.strategy.window * self.scales.n_scales
 
     def prepare(self, folder: Any, seed: int, say: Callable[[str], None], progress: Any = None) -> Prepared:
-        """Loads the panel and simulates the nulls."""
+        """Loads the panel and draws the nulls."""
         panel, truth = self.panel.load(seed)
         n, n_assets = panel.levels.shape
         pairs = self.test.groups == "pairs"
@@ -123,27 +126,22 @@ class CointegrationExperiment(AbstractExperiment):
             raise DataError(
                 f"{n} rows, expected at least strategy.window + 2 strategy.every = {self.strategy.window + 2 * self.strategy.every}"
             )
-        if len(groups) / self.test.n_draws > float(self.test.level):
-            say(
-                f"{self.test.n_draws} draws cannot reject any of {len(groups)} tests after correction: raise test.n_draws"
+        if self.test.block > 0.5 * scales[-1]:
+            raise DataError(
+                f"test.block = {self.test.block} rows: expected at most half the largest scale ({scales[-1]:g}), beyond which a relation would "
+                "survive in the draws; use more scales or shorter blocks"
             )
-        key, size = jax.random.key(seed), len(groups[0])
-        simulate = jax.jit(null_ratios, static_argnums=(1, 2, 3, 4, 5))
-        null = simulate(jax.random.fold_in(key, 0), n, size, scales, edge, self.test.n_draws)
+        key, real = jax.random.key(seed), jnp.result_type(float)
+        values = np.log(panel.levels) if self.test.log else panel.levels
+        levels, members = jnp.asarray(values - values[0], real), jnp.asarray(groups)
+        simulate = jax.jit(null_ratios, static_argnums=(3, 4, 5, 6))
+        settings = (members, scales, edge, self.test.block, self.test.n_draws)
+        null = simulate(jax.random.fold_in(key, 0), levels, *settings)
+        # What the walk forward calls significant is decided by its first window: the past of every trade.
         window_null = null
         if not pairs:
-            window = self.strategy.window
-            window_null = simulate(jax.random.fold_in(key, 1), window, size, scales, edge, self.test.n_draws)
-        real = jnp.result_type(float)
-        levels = np.log(panel.levels) if self.test.log else panel.levels
-        report = HostReport(panel=panel, truth=truth, groups=groups)
-        return Prepared(
-            jnp.asarray(levels - levels[0], real),
-            jnp.asarray(groups),
-            null.astype(real),
-            window_null.astype(real),
-            report,
-        )
+            window_null = simulate(jax.random.fold_in(key, 1), levels[: self.strategy.window], *settings)[:, 0]
+        return Prepared(levels, members, null, window_null, HostReport(panel=panel, truth=truth, groups=groups))
 
     def plan(self, batch: Any, prepared: Prepared) -> tuple[tuple, str]:
         """Nothing to choose."""
@@ -164,8 +162,8 @@ class CointegrationExperiment(AbstractExperiment):
 
     def row(self, plan: Any, prepared: Prepared, key: PRNGKeyArray) -> dict[str, Array]:
         """Smallest corrected p-value, and what the walk made."""
-        p = estimate_stage(self, prepared, {}, key)["p"]
-        row = {"p": jnp.min(adjusted_p_values(p[:, -1])), "ok": jnp.all(jnp.isfinite(p))}
+        found = estimate_stage(self, prepared, {}, key)
+        row = {"p": jnp.min(found["family_p"]), "ok": jnp.all(jnp.isfinite(found["p"]))}
         if self.test.groups == "all":
             summary = trade_stage(self, prepared, {}, key)["summary"]["walk"]
             row |= {name: summary[name] for name in ("pnl", "low", "high", "cost", "n_trades")}
@@ -174,17 +172,20 @@ class CointegrationExperiment(AbstractExperiment):
 
 def estimate_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
     """Every group, against the null."""
-    scales, edge = experiment.scales.values, experiment.scales.edge
-    found = jax.lax.map(lambda g: estimate(prepared.levels[:, g], scales, edge), prepared.groups, batch_size=16)
+    scales = experiment.scales
+    found = estimate(prepared.levels, scales.values, scales.edge, experiment.test.block, prepared.groups)
     quantile = jnp.quantile(prepared.null, experiment.test.level, axis=0)
-    return {"estimate": found, "p": p_values(found.ratio, prepared.null), "critical": quantile}
+    p = jax.vmap(p_values, (0, 1))(found.ratio, prepared.null)
+    family = family_p_values(p[:, -1], prepared.null[:, :, -1])
+    return {"estimate": found, "p": p, "family_p": family, "critical": quantile}
 
 
 def trade_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
     """The walk forward, and the backtest that knows the future."""
-    scales, edge, strategy = experiment.scales.values, experiment.scales.edge, experiment.strategy
-    walk = walk_forward(prepared.levels, prepared.window_null, scales, edge, strategy, experiment.test.level)
-    ahead = look_ahead(prepared.levels, scales, edge, strategy)
+    how = experiment.scales.values, experiment.scales.edge, experiment.test.block
+    strategy = experiment.strategy
+    walk = walk_forward(prepared.levels, prepared.window_null, *how, strategy, experiment.test.level)
+    ahead = look_ahead(prepared.levels, *how, strategy)
     summary = {name: _summary(t, strategy, key) for name, t in (("walk", walk.trades), ("look_ahead", ahead))}
     return {"walk": walk, "look_ahead": ahead, "summary": summary}
 
