@@ -167,6 +167,18 @@ def test_the_scale_is_that_of_the_fit_block(built):
     np.testing.assert_array_equal(other.scale.location, facts.scale.location)
 
 
+def test_what_is_flat_is_decided_on_the_fit_block():
+    found, _ = session(1500)
+    n, labels = len(found.books.bid_size), Labels(horizon=4.3)
+    jumps = 5 * np.cumsum(np.random.default_rng(0).integers(-1, 2, n))[int(0.62 * n) :, None]
+    late = changed(found, slice(int(0.62 * n), None), bid_ticks=lambda x: x + jumps, ask_ticks=lambda x: x + jumps)
+    (samples, facts), (wild, other) = (build_samples(x, GRID, labels, Split()) for x in (found, late))
+    assert other.flat_ticks == facts.flat_ticks
+    fit = samples.block == 0
+    np.testing.assert_array_equal(wild.label[fit], samples.label[fit])
+    assert np.abs(wild.move_ticks).max() > 20
+
+
 def test_a_delay_shifts_the_labels():
     found, _ = session()
     now, _ = build_samples(found, GRID, Labels(), Split())

@@ -177,6 +177,12 @@ def test_calibration_is_the_best_rising_odd_curve():
     np.testing.assert_allclose(found(jnp.asarray(both[order])), best, atol=1e-12)
 
 
+def test_a_score_of_zero_is_half_a_hit():
+    found = Calibration.fit(np.array([0.0, 0.0, 0.0, 0.0, 0.5, -0.5]), np.array([1, 1, 1, 1, 1, -1]), n_bins=2)
+    np.testing.assert_allclose(found.strength, [0.0, 1 / 3])
+    np.testing.assert_allclose(found.hit, [0.5, (0.5 + 1 + 1) / 3])
+
+
 def test_reliability_by_hand():
     found = reliability(np.array([0.1, 0.9, 0.2, 0.8]), np.array([-1, 1, 1, 1]), n_bins=2)
     np.testing.assert_allclose(found.predicted, [0.15, 0.85])

@@ -28,6 +28,26 @@ def test_the_books_are_books(planted):
     assert (np.diff(planted[0].updates.t_ns) > 0).all()
 
 
+def test_the_planted_probability_is_that_of_a_plain_loop(planted):
+    """Level by level from what the module says: three near levels of the last three snapshots, four deep ones of older snapshots."""
+    books, near, deep = planted[0].books, [], []
+    for first in range(0, len(books.bid_size), 10):
+
+        def mean(snapshots, levels, first=first):
+            pairs = [
+                (float(books.bid_size[first + s, k]), float(books.ask_size[first + s, k]))
+                for s in snapshots
+                for k in levels
+            ]
+            return np.mean([(b - a) / max(b, a) for b, a in pairs])
+
+        near.append(mean((7, 8, 9), (0, 1, 2)))
+        deep.append(mean((2, 3, 4, 5), (4, 5, 6, 7)))
+    u, v = np.array(near) / np.std(near), np.abs(deep) / np.std(deep)
+    expected = 1 / (1 + np.exp(-4.0 * u * (v - v.mean())))
+    np.testing.assert_allclose(planted[1]["up_probability"], expected, atol=1e-6)
+
+
 def test_moves_follow_the_planted_probability(planted):
     move, _, probability = moves(*planted)
     assert set(np.unique(move)) == {-1.0, 1.0}
