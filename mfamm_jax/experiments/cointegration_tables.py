@@ -32,6 +32,10 @@ def cointegration_metrics(experiment: Any, prepared: Any, results: dict[str, Any
         "p_common": float(p[0, -1]),
         "slope": float(results["estimate"].slope[0]),
         "truth": prepared.report["truth"],
+        "scales": list(experiment.scales.values),
+        "level": level,
+        "window": experiment.strategy.window,
+        "every": experiment.strategy.every,
         "tables": [_scales(experiment, prepared, results, p), _strategy(experiment, results)],
     }
 

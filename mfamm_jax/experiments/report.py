@@ -11,7 +11,14 @@ import jinja2
 import numpy as np
 import polars as pl
 
-from mfamm_jax.experiments import figures, imbalance_figures, replay_figures, signal_figures, tree_figures
+from mfamm_jax.experiments import (
+    cointegration_figures,
+    figures,
+    imbalance_figures,
+    replay_figures,
+    signal_figures,
+    tree_figures,
+)
 from mfamm_jax.experiments.config import ConfigError
 
 PAGE = jinja2.Template(
@@ -126,6 +133,10 @@ def _tables(run: Run) -> str:
     for table in run.metrics.get("tables", []):
         text += f"<h3>{escape(table['title'])}</h3>" + _table(table["header"], table["rows"])
         text += "".join(_note(escape(note)) for note in table["notes"])
+    if "walk/used" in run.arrays:
+        caption = "Left: how much less the quietest combination moves than the liveliest. Middle: its residual, with mean and deviation "
+        caption += "of the window before. Right: profit. Data: arrays/base.npz, estimate, walk and look_ahead."
+        text += _figure(run, "relation", cointegration_figures.relation_and_trading(run.arrays, run.metrics), caption)
     if "gain/total" in run.arrays:
         caption = "Left: P&amp;L of the test block. Right: depths without inventory at the reference volatility, one point a regime. "
         caption += "Data: arrays/base.npz, policies and regimes."
