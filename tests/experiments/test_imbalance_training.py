@@ -12,7 +12,15 @@ import pytest
 
 from mfamm_jax.experiments.config import ConfigError, load_config
 from mfamm_jax.experiments.imbalance_data import BLOCKS, GridSettings, Labels, Split, build_samples
-from mfamm_jax.experiments.imbalance_fit import MEASURES, Training, batch_loss, batch_rows, scored, start_state
+from mfamm_jax.experiments.imbalance_fit import (
+    MEASURES,
+    Training,
+    batch_loss,
+    batch_rows,
+    scored,
+    start_state,
+    with_prototype,
+)
 from mfamm_jax.experiments.imbalance_scores import (
     Calibration,
     area,
@@ -119,8 +127,12 @@ def test_kept_weights_scaling_and_calibration_reproduce_the_scores_from_the_reco
     # They are those of the best look.
     stopping = build_samples(session, GridSettings(), Labels(), Split())[0].part("stopping")
     looks = found["imbalance/history"][:, MEASURES.index("stopping_area")]
-    best = area(np.asarray(jax.jit(net.score)(params, jnp.asarray(stopping.grid))), stopping.label)
-    assert best == pytest.approx(looks.max())
+    embedding, score = jax.jit(net.apply)(params, jnp.asarray(stopping.grid))
+    assert area(np.asarray(score), stopping.label) == pytest.approx(looks.max())
+    look = dict(zip(MEASURES, found["imbalance/history"][looks.argmax()]))
+    spread = embedding_spread(embedding, jnp.asarray(stopping.label))
+    for name in ("mean_distance", "positive_distance", "negative_distance", "n_dimensions", "active_share"):
+        assert_close(look[name], getattr(spread, name), 1e-9)
 
 
 def test_a_finished_training_is_not_repeated(outcome):
@@ -203,6 +215,27 @@ def test_batches_are_balanced_and_the_loss_is_the_sum_of_its_parts():
     np.testing.assert_allclose(total, triplet + head, rtol=1e-9)
     near = np.abs(np.subtract.outer(fit.seconds, fit.seconds)) < facts.gap
     assert near.any()
+
+
+def test_prototypes_are_means_of_up_samples_and_mirrored_down_samples():
+    embedding, label = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), jnp.array([1, 1, -1])
+    found = with_prototype({"body": {}, "direction": jnp.zeros(2)}, embedding, label)
+    np.testing.assert_allclose(found["direction"], [2 / 3, 1 / 3])
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth():
+    rate = Training(n_steps=200, learning_rate=0.5).schedule()
+    np.testing.assert_allclose([rate(0), rate(5), rate(10), rate(105), rate(200)], [0.01, 0.255, 0.5, 0.255, 0.01])
+    assert np.isfinite(Training(n_steps=1).schedule()(1))
+
+
+def test_scores_do_not_depend_on_how_many_are_scored_at_once(monkeypatch):
+    (fit, _, _), _ = small()
+    net = network_for(GridSettings(), NetworkSizes(n_filters=3))
+    params, grid = net.init(jax.random.key(2)), jnp.asarray(fit.grid[:50])
+    at_once = jax.jit(net.score)(params, grid)
+    monkeypatch.setattr("mfamm_jax.experiments.imbalance_fit.N_AT_ONCE", 16)
+    assert_close(jax.jit(lambda p, x: scored(net, p, x))(params, grid), at_once, 1e-12)
 
 
 def test_an_odd_embedding_cannot_shrink_to_one_point():
