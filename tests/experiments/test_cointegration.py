@@ -150,7 +150,7 @@ def test_the_run_has_numbers_pictures_and_the_truth(outcome):
 
 
 def test_a_sweep_of_costs_and_pairs_run(tmp_path):
-    outcome = run_small(tmp_path / "sweep", "sweep.strategy.half_spread=[0.0,0.02]")
+    outcome = run_small(tmp_path / "sweep", "sweep.strategy.half_spread=[0.0,0.02]", "strategy.only_significant=false")
     rows = pl.read_parquet(outcome.folder / "parts/part-00000.parquet")
     assert rows["ok"].all()
     assert rows["cost"][0] == 0 < rows["cost"][1]
