@@ -31,7 +31,7 @@ from mfamm_jax.experiments.imbalance_scores import (
     time_blocks,
 )
 from mfamm_jax.experiments.imbalance_train import train, training_data
-from mfamm_jax.experiments.imbalance_training import network_for, odd_part
+from mfamm_jax.experiments.imbalance_training import UNTRAINED_KEY, network_for, odd_part
 from mfamm_jax.experiments.record import RunFolder
 from mfamm_jax.experiments.runner import DONE, INTERRUPTED, run
 from mfamm_jax.features.imbalance_grid import GridScale, book_channels, mirror, snapshot_grid
@@ -98,10 +98,8 @@ def test_a_killed_training_continues_to_the_same_weights(outcome, tmp_path):
         np.testing.assert_array_equal(one[name], two[name])
 
 
-def test_kept_weights_scaling_and_calibration_reproduce_the_scores_from_the_recorded_books(outcome):
-    """From nothing but the session and arrays/base.npz: what somebody who uses the network elsewhere has."""
-    found = arrays(outcome)
-    session, _ = generate_planted(600, 4.0, 0)
+def rebuilt(found):
+    """The network's weights from arrays/base.npz alone."""
     params: dict = {}
     for name in found:
         if name.startswith("imbalance/weights/"):
@@ -110,12 +108,28 @@ def test_kept_weights_scaling_and_calibration_reproduce_the_scores_from_the_reco
             for key in path:
                 table = table.setdefault(int(key) if key.isdigit() else key, {})
             table[last] = jnp.asarray(found[name])
+    return network_for(GridSettings(), NetworkSizes(n_filters=3)), params
+
+
+def stopping_area(found):
+    """Of the weights that a run kept."""
+    net, params = rebuilt(found)
+    session, _ = generate_planted(600, 4.0, 0)
+    stopping = build_samples(session, GridSettings(), Labels(), Split())[0].part("stopping")
+    embedding, score = jax.jit(net.apply)(params, jnp.asarray(stopping.grid))
+    return area(np.asarray(score), stopping.label), embedding_spread(embedding, jnp.asarray(stopping.label))
+
+
+def test_kept_weights_scaling_and_calibration_reproduce_the_scores_from_the_recorded_books(outcome):
+    """From nothing but the session and arrays/base.npz: what somebody who uses the network elsewhere has."""
+    found = arrays(outcome)
+    session, _ = generate_planted(600, 4.0, 0)
+    net, params = rebuilt(found)
     scale = GridScale(*(jnp.asarray(found[f"imbalance/scale/{name}"]) for name in ("location", "scale")))
     books, rows = session.books, np.round(found["imbalance/seconds"] / 0.1).astype(int)
     sides = (books.bid_ticks, books.bid_size.astype(float), books.ask_ticks, books.ask_size.astype(float))
     channels = scale(*jax.jit(book_channels)(*(jnp.asarray(x) for x in sides)))
     grid = snapshot_grid(channels, jnp.asarray(rows[:, None] + np.arange(-9, 1)))
-    net = network_for(GridSettings(), NetworkSizes(n_filters=3))
     embedding, score = jax.jit(net.apply)(params, grid)
     assert_close(embedding, found["imbalance/embedding"], 1e-9)
     assert_close(score, found["imbalance/score"], 1e-9)
@@ -124,15 +138,29 @@ def test_kept_weights_scaling_and_calibration_reproduce_the_scores_from_the_reco
     assert_close(outcome.metrics["brier"], quality.brier)
     assert_close(quality.predicted, found["imbalance/reliability/predicted"])
     assert outcome.metrics["test_auc"] == pytest.approx(area(np.asarray(score), found["imbalance/label"]))
-    # They are those of the best look.
-    stopping = build_samples(session, GridSettings(), Labels(), Split())[0].part("stopping")
     looks = found["imbalance/history"][:, MEASURES.index("stopping_area")]
-    embedding, score = jax.jit(net.apply)(params, jnp.asarray(stopping.grid))
-    assert area(np.asarray(score), stopping.label) == pytest.approx(looks.max())
+    best, spread = stopping_area(found)
+    assert best == pytest.approx(looks.max())
     look = dict(zip(MEASURES, found["imbalance/history"][looks.argmax()]))
-    spread = embedding_spread(embedding, jnp.asarray(stopping.label))
     for name in ("mean_distance", "positive_distance", "negative_distance", "n_dimensions", "active_share"):
         assert_close(look[name], getattr(spread, name), 1e-9)
+
+
+def test_the_untrained_rival_has_random_weights_and_the_prototypes_of_the_fit_block(outcome):
+    session, _ = generate_planted(600, 4.0, 0)
+    samples, _ = build_samples(session, GridSettings(), Labels(), Split())
+    fit, test = samples.part("fit"), samples.part("test")
+    net = network_for(GridSettings(), NetworkSizes(n_filters=3, head="prototype"))
+    params = net.init(jax.random.fold_in(jax.random.key(0), UNTRAINED_KEY))
+    embedding = jax.jit(net.embedding)
+    up = np.mean(np.asarray(embedding(params, jnp.asarray(fit.grid))) * fit.label[:, None], axis=0)
+    where = np.asarray(embedding(params, jnp.asarray(test.grid)))
+    score = np.linalg.norm(where + up, axis=1) - np.linalg.norm(where - up, axis=1)
+    score /= np.linalg.norm(where + up, axis=1) + np.linalg.norm(where - up, axis=1)
+    rows = {row[0]: row for row in outcome.metrics["tables"][0]["rows"]}
+    assert rows["untrained network"][1] == pytest.approx(area(score, test.label))
+    assert rows["queue imbalance"][1] == pytest.approx(area(test.queue_imbalance, test.label))
+    assert rows["microprice move"][1] == pytest.approx(area(test.microprice_move, test.label))
 
 
 def test_a_finished_training_is_not_repeated(outcome):
@@ -149,6 +177,7 @@ def test_training_stops_when_looks_bring_nothing_more(tmp_path):
     looks = history["stopping_area"]
     assert 1 < len(looks) < 15
     assert looks.argmax() == len(looks) - 2
+    assert stopping_area(arrays(outcome))[0] == pytest.approx(looks.max())  # the weights are not the last ones
     assert outcome.metrics["best_step"] == history["step"][-2]
     np.testing.assert_array_equal(history["step"], 2 * np.arange(1, len(looks) + 1))
     assert np.isfinite(list(history.values())).all()
