@@ -154,7 +154,7 @@ def test_a_sweep_of_costs_and_pairs_run(tmp_path):
     rows = pl.read_parquet(outcome.folder / "parts/part-00000.parquet")
     assert rows["ok"].all()
     assert rows["cost"][0] == 0 < rows["cost"][1]
-    pairs = run_small(tmp_path / "pairs", "test.groups=pairs", "panel.n_assets=5")
+    pairs = run_small(tmp_path / "pairs", "test.groups=pairs", "panel.n_assets=5", "panel.n_rows=3000")
     assert pairs.metrics["tests"] == 10
     assert pairs.metrics["rejections_family"] >= 1
     assert pairs.metrics["tables"][0]["rows"][0][0] == "asset 1 and asset 2"
