@@ -18,7 +18,6 @@ from mfamm_jax.experiments.imbalance_fit import (
     batch_loss,
     batch_rows,
     scored,
-    start_state,
     with_prototype,
 )
 from mfamm_jax.experiments.imbalance_scores import (
@@ -236,7 +235,7 @@ def test_batches_are_balanced_and_the_loss_is_the_sum_of_its_parts():
     rows = batch_rows(data, 16, jax.random.key(0))
     label = np.asarray(data.label)[np.asarray(rows)]
     assert (label == [1] * 16 + [-1] * 16).all()
-    params, loss = start_state(net, training, jax.random.key(1)).params, TripletLoss()
+    params, loss = net.init(jax.random.key(1)), TripletLoss()
     embedding = jax.jit(net.embedding)(params, data.grid[rows])
     triplet = loss.of_batch(embedding, data.label[rows], data.seconds[rows], data.gap, "semi_hard")
     head = np.mean(np.log1p(np.exp(-2 * np.asarray(embedding)[:, 0] * label)))
@@ -299,7 +298,7 @@ def trained_area(root, seed, n, strength, labels=None, n_steps=600, n_between=50
 
 def test_a_strong_signal_is_found_and_beats_what_looks_at_less(tmp_path):
     with jax.enable_x64(False):
-        found, best, rivals = trained_area(tmp_path, 0, 6000, 8.0, n_steps=400)
+        found, best, rivals = trained_area(tmp_path, 0, 5000, 8.0, n_steps=300)
     assert found.low > 0.6
     assert best.value > found.value
     assert all(gain.low > 0.05 for gain in rivals)

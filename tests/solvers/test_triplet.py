@@ -95,9 +95,7 @@ def test_mining_agrees_with_plain_loops(mining, precision):
 @pytest.mark.parametrize("mining", ["batch_all", "semi_hard", "batch_hard"])
 def test_gradients_of_a_batch_are_right_and_finite_where_nothing_can_be_mined(mining):
     embedding, label, seconds = batch(8)
-    check_grads(
-        lambda e: TripletLoss(1.0).of_batch(jnp.asarray(e), label, seconds, 1.0, mining), (embedding,), 1, ["rev"]
-    )
+    check_grads(jax.jit(lambda e: TripletLoss(1.0).of_batch(e, label, seconds, 1.0, mining)), (embedding,), 1, ["rev"])
     slope = jax.jit(jax.value_and_grad(lambda e, y: TripletLoss().of_batch(e, y, mining=mining)))
     for labels in (jnp.ones(8, int), jnp.zeros(8, int), jnp.array([1, -1] + 6 * [0])):
         value, change = slope(embedding, labels)
@@ -135,7 +133,8 @@ def test_distances_are_euclidean():
 
 def test_collapse_is_seen():
     embedding, label, _ = batch(30, 1)
-    lively = embedding_spread(embedding, label)
+    spread = jax.jit(embedding_spread)
+    lively = spread(embedding, label)
     distance = np.asarray(pair_distances(embedding))
     off = ~np.eye(30, dtype=bool)
     product = np.outer(label, label)
@@ -145,7 +144,7 @@ def test_collapse_is_seen():
     spectrum = np.linalg.eigvalsh(np.cov(np.asarray(embedding).T))
     assert_close(lively.n_dimensions, spectrum.sum() ** 2 / (spectrum**2).sum())
     assert not lively.is_collapsed
-    point = embedding_spread(jnp.ones((30, 3)), label)
+    point = spread(jnp.ones((30, 3)), label)
     assert point.is_collapsed
     assert_close(point.active_share, 1.0)
     assert_close(point.mean_distance, 0.0)
