@@ -286,19 +286,19 @@ def trained_area(root, seed, n, strength, labels=None, n_steps=600, n_between=50
     training = Training(n_steps=n_steps, n_between=n_between, n_per_class=32, learning_rate=6e-3)
     key = jax.random.key(seed)
     trained = train(net, training, TripletLoss(), training_data(fit, facts), stopping, key, root, lambda _: None)
-    score = np.asarray(jax.jit(lambda p, x: scored(net, p, x))(trained.params, jnp.asarray(test.grid)))
+    score_all = jax.jit(lambda x: scored(net, trained.params, x))
+    score = np.asarray(score_all(jnp.asarray(test.grid)))
     where = (test.label, time_blocks(test.seconds, 20), 20)
     odd = [np.asarray(odd_part(jnp.asarray(part.grid)), float) for part in (fit, stopping, test)]
     linear = odd[2] @ linear_weights(odd[0], fit.label, odd[1], stopping.label)
-    mirrored = jax.jit(lambda p, x: scored(net, p, x))(trained.params, mirror(jnp.asarray(test.grid)))
-    np.testing.assert_array_equal(mirrored, -score)
+    np.testing.assert_array_equal(score_all(mirror(jnp.asarray(test.grid))), -score)
     rivals = [gain_estimate(score, rival, *where) for rival in (linear, test.microprice_move, test.queue_imbalance)]
     return area_estimate(score, *where), area_estimate(test.up_probability, *where), rivals
 
 
 def test_a_strong_signal_is_found_and_beats_what_looks_at_less(tmp_path):
     with jax.enable_x64(False):
-        found, best, rivals = trained_area(tmp_path, 0, 5000, 8.0, n_steps=300)
+        found, best, rivals = trained_area(tmp_path, 0, 5000, 8.0, n_steps=300, n_between=100)
     assert found.low > 0.6
     assert best.value > found.value
     assert all(gain.low > 0.05 for gain in rivals)
