@@ -1,0 +1,208 @@
+r"""Market impact (20): how trading moves the price and how the move decays.
+
+$$S_t - S_0 = \int_0^t f(t - s)\,g(v_s)\,ds$$
+
+f is the kernel, g the impact of a rate of trading (many papers call them the other way round). Rates are constant within a step, so the
+kernel enters by its exact integral over each step, also where it is infinite at 0.
+
+Source: docs/equations.md, (20); Bouchaud et al. (2004), Gatheral (2010).
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mfamm_jax.fields import Checked, real_field
+
+
+class AbstractKernel(Checked):
+    """f and its integral."""
+
+    @abc.abstractmethod
+    def __call__(self, time: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """f(t), t >= 0."""
+
+    @abc.abstractmethod
+    def integral(self, time: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """From 0 to t."""
+
+
+class PowerKernel(AbstractKernel):
+    r"""$f(t) = t^{-\gamma}$, infinite at 0.
+
+    Args:
+        exponent: $\gamma$ in (0, 1).
+    """
+
+    exponent: Float[Array, ""] = real_field(lower=0.0, strict=True, upper=0.999, source="(20)", help="decay of impact")
+
+    def __call__(self, time: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """f(t)."""
+        return time**-self.exponent
+
+    def integral(self, time: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """With slope zero at t = 0 instead of an infinite one."""
+        rest = 1 - self.exponent
+        return jnp.where(time > 0, jnp.where(time > 0, time, 1) ** rest, 0) / rest
+
+
+class ShiftedPowerKernel(AbstractKernel):
+    r"""$f(t) = A(1 + t/t_0)^{-\gamma}$.
+
+    Args:
+        amplitude: A.
+        time_scale: $t_0$.
+        exponent: $\gamma$ > 0, not 1.
+    """
+
+    amplitude: Float[Array, ""] = real_field(default=1.0, lower=0.0, strict=True, source="(20)", help="impact at once")
+    time_scale: Float[Array, ""] = real_field(default=1.0, lower=0.0, strict=True, help="when the decay sets in")
+    exponent: Float[Array, ""] = real_field(default=0.5, lower=0.0, strict=True, help="decay of impact")
+
+    def __call__(self, time: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """f(t)."""
+        return self.amplitude * (1 + time / self.time_scale) ** -self.exponent
+
+    def integral(self, time: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """The logarithm at exponent 1 as its limit."""
+        rest, stretch = 1 - self.exponent, jnp.log1p(time / self.time_scale)
+        safe = jnp.where(rest == 0, 1, rest)
+        return self.amplitude * self.time_scale * jnp.where(rest == 0, stretch, jnp.expm1(rest * stretch) / safe)
+
+
+class ExponentialKernel(AbstractKernel):
+    r"""$f(t) = \sum_m c_m e^{-\rho_m t}$: impact with a finite memory, a Markov state per term.
+
+    Args:
+        amplitudes: $c_m$ > 0.
+        rates: $\rho_m$ > 0 [1/time].
+    """
+
+    amplitudes: Float[Array, " term"] = real_field(
+        lower=0.0, strict=True, source="(20)", help="impact at once, by term"
+    )
+    rates: Float[Array, " term"] = real_field(lower=0.0, strict=True, unit="1/time", help="resilience, by term")
+
+    def __check_init__(self) -> None:
+        if self.amplitudes.shape != self.rates.shape:
+            raise ValueError(
+                f"ExponentialKernel: {self.amplitudes.shape} amplitudes, {self.rates.shape} rates, expected as many"
+            )
+
+    def __call__(self, time: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """f(t)."""
+        return jnp.sum(self.amplitudes * jnp.exp(-self.rates * time[..., None]), axis=-1)
+
+    def integral(self, time: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """From 0 to t."""
+        return jnp.sum(-self.amplitudes * jnp.expm1(-self.rates * time[..., None]) / self.rates, axis=-1)
+
+
+class InstantImpact(Checked):
+    r"""$g(v) = c\,\mathrm{sign}(v)|v|^\delta$: odd, increasing; linear at $\delta = 1$.
+
+    Args:
+        scale: c.
+        exponent: $\delta$.
+    """
+
+    scale: Float[Array, ""] = real_field(default=1.0, lower=0.0, strict=True, source="(20) g", help="size of impact")
+    exponent: Float[Array, ""] = real_field(default=1.0, lower=0.0, strict=True, usual=(0.3, 1.0), help="1 = linear")
+
+    def __call__(self, rate: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """g(v); its slope at 0, infinite below exponent 1, is taken as 0."""
+        size = jnp.abs(rate)
+        safe = jnp.where(size > 0, size, 1)
+        return self.scale * jnp.sign(rate) * jnp.where(size > 0, safe**self.exponent, 0)
+
+
+def price_path(
+    rates: Float[Array, " step"], time_step: Float[Array, ""] | float, kernel: AbstractKernel, impact: InstantImpact
+) -> Float[Array, " point"]:
+    """S - S_0 at the ends of the steps, with 0 first; by fast Fourier transform."""
+    n = rates.shape[0]
+    total = kernel.integral(time_step * jnp.arange(n + 1, dtype=rates.dtype))
+    size = 2 * n
+    spectrum = jnp.fft.rfft(jnp.diff(total), size) * jnp.fft.rfft(impact(rates), size)
+    return jnp.concatenate([jnp.zeros(1, rates.dtype), jnp.fft.irfft(spectrum, size)[:n]])
+
+
+def price_path_by_state(
+    rates: Float[Array, " step"], time_step: Float[Array, ""] | float, kernel: ExponentialKernel, impact: InstantImpact
+) -> Float[Array, " point"]:
+    """As `price_path` for exponential kernels, one step at a time: what a stream or a chip can do."""
+    decay = jnp.exp(-kernel.rates * time_step)
+    gain = -kernel.amplitudes * jnp.expm1(-kernel.rates * time_step) / kernel.rates
+
+    def step(state: Array, push: Array) -> tuple[Array, Array]:
+        state = decay * state + gain * push
+        return state, jnp.sum(state)
+
+    _, path = jax.lax.scan(step, jnp.zeros_like(kernel.rates), impact(rates))
+    return jnp.concatenate([jnp.zeros(1, rates.dtype), path])
+
+
+def trading_cost(
+    rates: Float[Array, " step"],
+    time_step: Float[Array, ""] | float,
+    kernel: AbstractKernel,
+    impact: InstantImpact,
+    half_spread: Float[Array, ""] | float = 0.0,
+) -> Float[Array, ""]:
+    r"""$\int v_t (S_t - S_0)\,dt$ plus the half spread on every unit traded; exact for constant rates within steps.
+
+    The mean of the price within a step uses the kernel's second integral, by Simpson's rule on its first where no closed form exists:
+    the step's own price is taken from its two ends and its middle.
+    """
+    fine = jnp.repeat(rates, 2)
+    path = price_path(fine, 0.5 * jnp.asarray(time_step, rates.dtype), kernel, impact)
+    mean = (path[:-2:2] + 4 * path[1:-1:2] + path[2::2]) / 6
+    spread = half_spread * jnp.sum(jnp.abs(rates))
+    return time_step * (jnp.sum(rates * mean) + spread)
+
+
+class Metaorder(eqx.Module):
+    """What trading at a constant rate does.
+
+    Args:
+        price_change: S - S_0 at the times.
+        peak: At the end of the order.
+        mean_cost_per_share: Average price paid above S_0.
+    """
+
+    price_change: Float[Array, " time"]
+    peak: Float[Array, ""]
+    mean_cost_per_share: Float[Array, ""]
+
+
+def metaorder(
+    rate: Float[Array, ""] | float,
+    duration: Float[Array, ""] | float,
+    times: Float[Array, " time"],
+    kernel: PowerKernel,
+    impact: InstantImpact,
+) -> Metaorder:
+    r"""Closed form for $f = t^{-\gamma}$: rises as $t^{1-\gamma}$, then relaxes."""
+    push = impact(jnp.asarray(rate, times.dtype))
+    duration = jnp.asarray(duration, times.dtype)
+    change = push * (kernel.integral(times) - kernel.integral(jnp.maximum(times - duration, 0)))
+    peak = push * kernel.integral(duration)
+    return Metaorder(change, peak, peak / (2 - kernel.exponent))
+
+
+def complaints(kernel: AbstractKernel, impact: InstantImpact) -> tuple[str, ...]:
+    """Why a model lets round trips make money, as far as known [Gatheral 2010]; empty = nothing known. Concrete parameters only."""
+    delta, found = float(impact.exponent), []
+    if isinstance(kernel, ExponentialKernel) and abs(delta - 1) > 1e-9:
+        found.append(f"exponential decay allows no impact but a linear one, exponent is {delta:g}, expected 1")
+    if isinstance(kernel, PowerKernel | ShiftedPowerKernel):
+        gamma, least = float(kernel.exponent), 2 - np.log(3) / np.log(2)
+        if gamma + delta < 1 - 1e-9:
+            found.append(f"kernel and impact exponents {gamma:g} + {delta:g} are below 1")
+        if gamma < least:
+            found.append(f"the kernel's exponent {gamma:g} is below {least:.3f}")
+    return tuple(found)
