@@ -37,11 +37,13 @@ class PanelFile(Checked):
     """Prices in a csv or Parquet file, one column per asset."""
 
     path: str = static_field(help="csv, csv.gz, zip or Parquet")
-    columns: str = static_field(default="", help="names separated by commas; empty = every numeric column but times")
+    columns: str | None = static_field(
+        default=None, help="names separated by commas; unset = every numeric column but times"
+    )
 
     def load(self, seed: int) -> tuple[Panel, dict[str, Any] | None]:
         """Reads the file."""
-        names = tuple(name.strip() for name in self.columns.split(",") if name.strip())
+        names = tuple(name.strip() for name in (self.columns or "").split(",") if name.strip())
         return load_panel(self.path, names), None
 
 

@@ -14,7 +14,7 @@ from mfamm_jax.experiments.fit import Calibration, calibrate_sides
 from mfamm_jax.experiments.hjb_sweep import HJBExperiment
 from mfamm_jax.experiments.observe import Features, intensity_rows, observe
 from mfamm_jax.experiments.plain import flatten
-from mfamm_jax.experiments.quoting import Execution, _part
+from mfamm_jax.experiments.quoting import Execution, replay_part
 from mfamm_jax.experiments.quoting_run import HostReport, Prepared, build_policy, execution_rules
 from mfamm_jax.experiments.record import RunFolder
 from mfamm_jax.experiments.runner import DONE, run
@@ -142,7 +142,7 @@ def test_replayed_quotes_react_to_the_state_at_each_decision(sessions):
     config = load_config("quickstart", SMALL)
     experiment = construct(config)
     observed = observe(sessions[0], experiment.features)
-    tape, decisions = _part(
+    tape, decisions, _ = replay_part(
         sessions[0], build_ladder(sessions[0]), observed, experiment.execution, observed.train_end_ns, None
     )
     bid, ask = calibrate_sides(intensity_rows(sessions[0], observed), experiment.intensity)
@@ -216,7 +216,7 @@ def test_the_future_changes_no_feature_quote_or_fill_before_it(sessions, seed):
         updates = session.updates
         updates.t_ns[-1] = end
         observed = observe(session, features)
-        tape, decisions = _part(
+        tape, decisions, _ = replay_part(
             session, build_ladder(session), observed, Execution(replay=ReplayConfig()), observed.train_end_ns, None
         )
         path = replayed_path(tape, decisions)

@@ -99,6 +99,7 @@ def test_the_same_config_gives_the_same_orders_and_another_seed_others(outcome, 
     assert hashes[0]["orders"] != hashes[2]["orders"]
 
 
+@pytest.mark.slow
 def test_latency_costs_something_and_is_compared_on_the_same_events(tmp_path):
     outcome = run_small(
         tmp_path / "latency", "latency", "market.duration=120.0", "sweep.timing.order_latency=[1e-7,1e-5,0.09]"

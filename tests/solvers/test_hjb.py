@@ -253,6 +253,7 @@ def stiff_problem(horizon=60.0):
     return HJBProblem(bid=side, ask=side, inventory_penalty=0.05, terminal_penalty=1e-3, horizon=horizon)
 
 
+@pytest.mark.slow
 def test_values_beyond_the_range_of_float32_are_carried_in_logarithms():
     """exp(k H) spans 10^-150 here: plain float32 says that it fails, the chosen scheme agrees with float64."""
     grid = Grid(60, 1)
@@ -277,6 +278,7 @@ def test_values_beyond_the_range_of_float32_are_carried_in_logarithms():
         np.testing.assert_allclose(np.asarray(mine)[quoted], theirs[quoted], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_float32_does_not_square_away_its_digits():
     """Ten thousand seconds take 13 squarings, each of which doubles the rounding so far."""
 

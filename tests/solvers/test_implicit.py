@@ -286,6 +286,12 @@ def test_diffrax_agrees_with_the_linear_path_and_says_when_it_stops():
     assert solve(problem, Diffrax(max_steps=8), grid).result == RESULTS.max_steps_reached
 
 
+def busy(problem):
+    """Sixty times as many fills over a minute: too many for explicit steps."""
+    scales = 60 * problem.regimes.bid.scale, 60 * problem.regimes.ask.scale, jnp.asarray(60.0)
+    return eqx.tree_at(lambda p: (p.regimes.bid.scale, p.regimes.ask.scale, p.regimes.horizon), problem, scales)
+
+
 @pytest.mark.parametrize(
     ("problem", "grid", "kind"),
     [
@@ -296,7 +302,8 @@ def test_diffrax_agrees_with_the_linear_path_and_says_when_it_stops():
         (lambda: HJBProblem(*[LogisticIntensity(1.2, 0.3, 1.5)] * 2, 0.02), Grid(5), HanWong),
         (lambda: regime_problem(CASES["hjb/regimes2"]["inputs"]), Grid(4), ExplicitRK),
         (lambda: eqx.tree_at(lambda p: p.generator, regime_problem(CASES["hjb/regimes2"]["inputs"]),
-                             jnp.array([[-500.0, 500.0], [500.0, -500.0]])), Grid(4), Strang),
+                             jnp.array([[-500.0, 500.0], [500.0, -500.0]])), Grid(4), ExplicitRK),
+        (lambda: busy(regime_problem(CASES["hjb/regimes2"]["inputs"])), Grid(4), Strang),
     ],
 )  # fmt: skip
 def test_the_chosen_scheme_succeeds(problem, grid, kind):

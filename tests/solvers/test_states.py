@@ -51,6 +51,7 @@ def steps(precision, fine=600, coarse=80):
     return ExplicitRK(fine if precision == "float64" else coarse)
 
 
+@pytest.mark.slow
 def test_logistic_case(precision):
     case = CASES["hjb/logistic"]
     given = case["inputs"]
