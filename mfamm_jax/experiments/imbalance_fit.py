@@ -25,7 +25,7 @@ class Training(Checked):
     """How the network is trained."""
 
     mining: Mining = static_field(
-        default="semi_hard", source="(12)", help="which triplets of a batch; batch_hard can collapse on noisy labels"
+        default="semi_hard", source="(12)", help="which triplets of a batch; batch_hard learns late on noisy labels"
     )
     head_weight: Float[Array, ""] = real_field(
         default=1.0, lower=0.0, help="weight of the linear head's logistic loss next to (12); 0 = triplets alone"

@@ -70,7 +70,7 @@ def imbalance_metrics(experiment: Any, prepared: Any, results: dict[str, Any]) -
         "parameters": n_parameters(prepared.params),
         "facts": report["facts"],
         "tables": [
-            _score_table(areas, gains, n_blocks),
+            _score_table(areas, gains, len(np.unique(where[1]))),
             _reliability_table(quality, raw),
             _strength_table(scores["network"], test.label, test.move_ticks),
             _sample_table(report["sample_facts"]),

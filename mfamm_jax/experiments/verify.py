@@ -19,7 +19,9 @@ from mfamm_jax.results import RESULTS
 from mfamm_jax.solvers.hjb import ExplicitRK, Grid, HJBProblem, choose_scheme, optimal_depths, solve_hjb
 
 ALL_KINDS = KINDS | MARKET_MAKING_KINDS | REPLAY_KINDS | WAVELET_KINDS | TRANSPORT_KINDS | IMPACT_KINDS
-SHIPPED, SHIPPED_MARKET_MAKING = (Path(__file__).parent / name for name in ("cases.json", "cases_market_making.json"))
+SHIPPED, SHIPPED_MARKET_MAKING, SHIPPED_SOLVERS = (
+    Path(__file__).parent / name for name in ("cases.json", "cases_market_making.json", "cases_solvers.json")
+)
 GRADIENT_TOLERANCE = {"float64": 1e-7, "float32": 1e-3}
 MAX_REFINEMENTS = 4
 FIRST_STEPS = 128
@@ -37,7 +39,11 @@ def verify_cases(files: list[Path], precision: str) -> dict[str, Any]:
     if precision not in GRADIENT_TOLERANCE:
         raise ConfigError(f'--precision: expected "float32" or "float64", got {precision!r}')
     jax.config.update("jax_enable_x64", precision == "float64")
-    cases = [_verify(case, precision) for file in files or [SHIPPED, SHIPPED_MARKET_MAKING] for case in _read(file)]
+    cases = [
+        _verify(case, precision)
+        for file in files or [SHIPPED, SHIPPED_MARKET_MAKING, SHIPPED_SOLVERS]
+        for case in _read(file)
+    ]
     counts = {
         name: sum(case["status"] == status for case in cases)
         for name, status in (("passed", "pass"), ("failed", "fail"), ("skipped", "skip"))

@@ -153,10 +153,10 @@ def trading_cost(
     impact: InstantImpact,
     half_spread: Float[Array, ""] | float = 0.0,
 ) -> Float[Array, ""]:
-    r"""$\int v_t (S_t - S_0)\,dt$ plus the half spread on every unit traded; exact for constant rates within steps.
+    r"""$\int v_t (S_t - S_0)\,dt$ plus the half spread on every unit traded.
 
-    The mean of the price within a step uses the kernel's second integral, by Simpson's rule on its first where no closed form exists:
-    the step's own price is taken from its two ends and its middle.
+    The mean price within a step is Simpson's rule on its ends and its middle: of order four for smooth kernels; for $t^{-\gamma}$ the
+    first step carries the error.
     """
     fine = jnp.repeat(rates, 2)
     path = price_path(fine, 0.5 * jnp.asarray(time_step, rates.dtype), kernel, impact)

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from mfamm_jax.experiments.config import ConfigError
-from mfamm_jax.experiments.verify import SHIPPED, SHIPPED_MARKET_MAKING, verify_cases
+from mfamm_jax.experiments.verify import SHIPPED, SHIPPED_MARKET_MAKING, SHIPPED_SOLVERS, verify_cases
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +29,23 @@ def test_shipped_market_making_cases_pass(precision, passed, monkeypatch):
     monkeypatch.delenv("MFAMM_DATA", raising=False)
     answer = verify_cases([SHIPPED_MARKET_MAKING], precision)
     assert (answer["passed"], answer["failed"], answer["skipped"]) == (passed, 0, 72 - passed), answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "passed"), [("float64", 89), ("float32", 71)])
+def test_shipped_solver_cases_pass(precision, passed):
+    """Eighteen cases have a float64 tolerance only."""
+    answer = verify_cases([SHIPPED_SOLVERS], precision)
+    assert (answer["passed"], answer["failed"], answer["skipped"]) == (passed, 0, 89 - passed), answer
+
+
+def test_the_first_solver_case_of_every_kind_passes(tmp_path):
+    table, first = json.loads(SHIPPED_SOLVERS.read_text()), {}
+    for case in table["cases"]:
+        first.setdefault(case["kind"], case)
+    (tmp_path / "cases.json").write_text(json.dumps(table | {"cases": list(first.values())}))
+    answer = verify_cases([tmp_path / "cases.json"], "float64")
+    assert (answer["passed"], answer["failed"], answer["skipped"]) == (20, 0, 0), answer
 
 
 def test_replays_of_the_recorded_file_are_hftbacktests(data_folder, tmp_path):
