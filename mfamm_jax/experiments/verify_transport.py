@@ -29,7 +29,7 @@ def on_a_line(inputs: dict[str, Any], steps: int) -> Answer:
     """`exact_transport_1d`."""
     names = ("source_points", "sink_points", "source_weights", "sink_weights")
     arrays = [None if inputs[name] is None else _real(inputs[name]) for name in names]
-    return {"cost": jnp.stack([transport_on_a_line(*arrays, exponent=p) for p in inputs["exponents"]])}, True
+    return {"cost": jnp.stack([transport_on_a_line(*arrays, exponent=float(p)) for p in inputs["exponents"]])}, True
 
 
 def gaussian(inputs: dict[str, Any], steps: int) -> Answer:

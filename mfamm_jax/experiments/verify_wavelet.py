@@ -88,7 +88,7 @@ def sample(inputs: dict[str, Any], steps: int) -> Answer:
     levels = np.column_stack([walk, inputs["loading"] * walk + residual, np.cumsum(draws[:, 2])])
     scales = _real(inputs["scales"])
     coefficients = wavelet_transform(_real((levels - levels.mean(axis=0)).T), scales)
-    known = outside_cone(len(levels), scales, multiple=inputs["edge_multiple"])
+    known = outside_cone(len(levels), scales, multiple=float(inputs["edge_multiple"]))
     metric = increment_covariance(_real(levels))
     found = cointegrate(scale_covariance(jnp.swapaxes(coefficients, 0, 1), known), metric)
     return {
