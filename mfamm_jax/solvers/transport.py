@@ -3,24 +3,25 @@ r"""Entropic optimal transport (15), the kernel of transport-based execution:
 $$\min_{\pi}\ \langle C, \pi\rangle + \lambda\,KL(\pi\,\|\,\mu\otimes\nu), \qquad \pi 1 = \mu,\ \pi^\top 1 = \nu,
   \qquad \pi_{ij} = \mu_i \nu_j\, e^{(f_i + g_j - C_{ij})/\lambda}.$$
 
-Sinkhorn's iteration in logarithms, with $\lambda$ lowered in stages where it is small. The value is the dual objective at the potentials,
-so that its derivatives are those of the envelope theorem: $\pi$ in C, f and g in the masses; nothing is unrolled. The plan's own
-derivatives come from one Newton step at the solution (implicit function theorem).
+Masses may also give: then the marginals are not constraints but cost $\tau\,KL(\pi 1\|\mu)$ and $\tau\,KL(\pi^\top 1\|\nu)$.
 
-Sources: docs/equations.md, (15); Cuturi (2013); Peyre & Cuturi (2019), chapter 4; Janati et al. (2020) for normal laws.
+Solved by `sinkhorn.find_potentials`. The value is the dual objective at the potentials, so that its derivatives are those of the envelope
+theorem: $\pi$ in C, f and g in the masses; nothing is unrolled. The plan's own derivatives, and second ones of the value, come from one
+Newton step at the solution (implicit function theorem).
+
+Sources: docs/equations.md, (15); Cuturi (2013); Peyre & Cuturi (2019), chapter 4; Chizat et al. (2018); Janati et al. (2020) for normal laws.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp, xlogy
+from jax.scipy.special import xlogy
 from jaxtyping import Array, Float
 
 from mfamm_jax.results import RESULTS, Solution, when
+from mfamm_jax.solvers.sinkhorn import Masses, find_potentials
 
-N_STAGES, STAGE_ITERATIONS = 10, 8  # of annealing
-CHECK_EVERY = 10
 TOLERANCE = {"float64": 1e-13, "float32": 1e-6}  # of the marginals
 SMALLEST_IN_FLOAT32 = 1e-3  # lambda over the range of the cost
 
@@ -50,6 +51,8 @@ def solve_transport(
     sink: Float[Array, " sink"],
     regularization: Float[Array, ""] | float,
     *,
+    source_penalty: Float[Array, ""] | float = jnp.inf,
+    sink_penalty: Float[Array, ""] | float = jnp.inf,
     tolerance: float | None = None,
     max_iterations: int = 100_000,
     plan_gradient: bool = False,
@@ -59,106 +62,107 @@ def solve_transport(
 
     Args:
         cost: C, finite.
-        source, sink: $\mu$ and $\nu$, > 0, equal sums. For unequal sums add a slack column or row: `with_slack`.
+        source, sink: $\mu$ and $\nu$, > 0, equal sums where both are fixed. For unequal sums add a slack column, `with_slack`, or let one give.
         regularization: $\lambda$ > 0 [as the cost].
+        source_penalty, sink_penalty: $\tau$ > 0 [as the cost] of the masses that give; infinite = fixed.
         tolerance: Largest error of a marginal, relative to the total mass; 1e-13 in float64 and 1e-6 in float32 by default.
         max_iterations: Of Sinkhorn after annealing.
-        plan_gradient: Whether `plan` and the potentials carry derivatives (a linear system of all masses); the values always do.
+        plan_gradient: Whether `plan` and the potentials carry derivatives, and the value second ones (a linear system of all masses);
+            first derivatives of the value always come.
         start: Sink potential to start from; skips annealing.
 
     Returns:
         `Solution` of a `Transport`; `not_converged` after `max_iterations`. Stats: iterations and marginal error.
     """
-    _check(cost, source, sink, regularization)
+    penalties = jnp.asarray(source_penalty, cost.dtype), jnp.asarray(sink_penalty, cost.dtype)
+    _check(cost, source, sink, regularization, *penalties)
     regularization = jnp.asarray(regularization, cost.dtype)
-    fixed = jax.lax.stop_gradient((cost, source, sink, regularization))
+    masses = Masses(source, sink, 1 / penalties[0], 1 / penalties[1])
+    fixed = jax.lax.stop_gradient((cost, masses, regularization))
     limit = TOLERANCE[cost.dtype.name] if tolerance is None else tolerance
-    f, g, error, count = _potentials(*fixed, limit, max_iterations, start)
+    found = find_potentials(*fixed, tolerance=limit, max_iterations=max_iterations, start=start)
+    f, g = jax.lax.stop_gradient(in_gauge(found.f, found.g, masses))
     if plan_gradient:
-        f, g = _newton_step(f, g, cost, source, sink, regularization)
-    scaled = (f[:, None] + g[None, :] - cost) / regularization
-    plan = source[:, None] * sink[None, :] * jnp.exp(scaled)
-    value = _dual(jax.lax.stop_gradient(f), jax.lax.stop_gradient(g), cost, source, sink, regularization)
-    linear = jnp.sum(plan * cost)
+        f, g = _newton_step(f, g, cost, masses, regularization)
+    answer = priced_transport(f, g, cost, masses, regularization)
+    stats = {"iterations": found.iterations, "marginal_error": found.error}
+    return Solution(answer, when(found.error <= limit, RESULTS.successful, RESULTS.not_converged), stats)
+
+
+def priced_transport(
+    f: Float[Array, " source"],
+    g: Float[Array, " sink"],
+    cost: Float[Array, "source sink"],
+    masses: Masses,
+    regularization: Float[Array, ""],
+) -> Transport:
+    """Plan and values that belong to optimal potentials."""
+    source, sink = masses.source, masses.sink
+    plan = source[:, None] * sink[None, :] * jnp.exp((f[:, None] + g[None, :] - cost) / regularization)
+    value = _dual(f, g, cost, masses, regularization)
     entropy = regularization * (jnp.sum(xlogy(source, source)) + jnp.sum(xlogy(sink, sink)))
-    found = Transport(plan, f, g, value, linear, value + entropy)
-    stats = {"iterations": count, "marginal_error": error}
-    return Solution(found, when(error <= limit, RESULTS.successful, RESULTS.not_converged), stats)
+    return Transport(plan, f, g, value, jnp.sum(plan * cost), value + entropy)
+
+
+def in_gauge(f: Array, g: Array, masses: Masses) -> tuple[Array, Array]:
+    """Fixed masses leave f + c, g - c open: the sinks' mean potential is 0."""
+    both_fixed = (masses.source_give == 0) & (masses.sink_give == 0)
+    shift = jnp.where(both_fixed, jnp.sum(masses.sink * g) / jnp.sum(masses.sink), 0)
+    return f + shift, g - shift
+
+
+def _mass_term(potential: Array, mass: Array, give: Array) -> Array:
+    r"""$\tau\sum\mu(1 - e^{-f/\tau})$, or its limit $\sum\mu f$."""
+    safe = jnp.where(give > 0, give, 1)
+    return jnp.sum(mass * jnp.where(give > 0, -jnp.expm1(-safe * potential) / safe, potential))
 
 
 def _dual(
     f: Float[Array, " source"],
     g: Float[Array, " sink"],
     cost: Float[Array, "source sink"],
-    source: Float[Array, " source"],
-    sink: Float[Array, " sink"],
+    masses: Masses,
     regularization: Float[Array, ""],
 ) -> Float[Array, ""]:
     """<mu, f> + <nu, g> - lambda (mass of the plan - mass): its maximum over f and g is the value."""
     kernel = jnp.exp((f[:, None] + g[None, :] - cost) / regularization)
-    excess = jnp.einsum("i,j,ij->", source, sink, kernel - 1, precision="highest")
-    return jnp.sum(source * f) + jnp.sum(sink * g) - regularization * excess
-
-
-def _potentials(
-    cost: Array, source: Array, sink: Array, regularization: Array, limit: float, most: int, start: Array | None
-) -> tuple[Array, Array, Array, Array]:
-    """f, g, error of the rows' sums, iterations."""
-    log_source, log_sink, mass = jnp.log(source), jnp.log(sink), jnp.sum(source)
-
-    def sweep(g: Array, scale: Array) -> tuple[Array, Array]:
-        f = -scale * logsumexp((g[None, :] - cost) / scale + log_sink, axis=1)
-        return f, -scale * logsumexp((f[:, None] - cost) / scale + log_source[:, None], axis=0)
-
-    def stage(number: Array, g: Array) -> Array:
-        largest = jnp.maximum(jnp.max(cost) - jnp.min(cost), regularization)
-        share = (number + 1) / N_STAGES
-        scale = largest * (regularization / largest) ** share
-        return jax.lax.fori_loop(0, STAGE_ITERATIONS, lambda _, g: sweep(g, scale)[1], g)
-
-    g = jax.lax.fori_loop(0, N_STAGES, stage, jnp.zeros_like(sink)) if start is None else start
-
-    def error_of(f: Array, g: Array) -> Array:
-        rows = jnp.sum(jnp.exp((f[:, None] + g[None, :] - cost) / regularization + log_sink), axis=1)
-        return jnp.max(jnp.abs(rows - 1) * source) / mass
-
-    def body(state: tuple) -> tuple:
-        f, g, _, count = state
-        f, g = jax.lax.fori_loop(0, CHECK_EVERY, lambda _, fg: sweep(fg[1], regularization), (f, g))
-        return f, g, error_of(f, g), count + CHECK_EVERY
-
-    f, g = sweep(g, regularization)
-    state = (f, g, error_of(f, g), jnp.zeros((), jnp.int32))
-    f, g, error, count = jax.lax.while_loop(lambda s: (s[2] > limit) & (s[3] < most), body, state)
-    shift = jnp.sum(sink * g) / mass
-    return f + shift, g - shift, error, count
+    excess = jnp.einsum("i,j,ij->", masses.source, masses.sink, kernel - 1, precision="highest")
+    terms = _mass_term(f, masses.source, masses.source_give) + _mass_term(g, masses.sink, masses.sink_give)
+    return terms - regularization * excess
 
 
 def _newton_step(
-    f: Array, g: Array, cost: Array, source: Array, sink: Array, regularization: Array
+    f: Array, g: Array, cost: Array, masses: Masses, regularization: Array
 ) -> tuple[Array, Array]:
     """The potentials with their derivatives: a step of Newton's method on the marginals, which changes nothing else."""
-    f, g = (jax.lax.stop_gradient(x) for x in (f, g))
+    source, sink = masses.source, masses.sink
     kernel = source[:, None] * sink[None, :] * jnp.exp((f[:, None] + g[None, :] - cost) / regularization)
-    # Unknown masses are compared with their plan; the last row fixes the gauge.
+    given = source * jnp.exp(-masses.source_give * f), sink * jnp.exp(-masses.sink_give * g)
     gauge = jnp.sum(sink * g)
-    residual = jnp.concatenate([jnp.sum(kernel, axis=1) - source, jnp.sum(kernel, axis=0) - sink])
-    here = jax.lax.stop_gradient(kernel)
-    rows, columns = jnp.diag(jnp.sum(here, axis=1)), jnp.diag(jnp.sum(here, axis=0))
-    matrix = jnp.block([[rows, here], [here.T, columns]]) / jax.lax.stop_gradient(regularization)
-    # (1, -1) changes no plan: its rank-one term makes the matrix regular, and the gauge picks the right multiple.
-    null = jnp.concatenate([jnp.ones_like(f), -jnp.ones_like(g)])
-    scale = jnp.trace(matrix) / matrix.shape[0]
-    step = jnp.linalg.solve(matrix + scale * jnp.outer(null, null) / null.shape[0], -residual)
+    residual = jnp.concatenate([jnp.sum(kernel, axis=1) - given[0], jnp.sum(kernel, axis=0) - given[1]])
+    here, (rows, columns), scale, gives = jax.lax.stop_gradient(
+        (kernel, given, regularization, (masses.source_give, masses.sink_give))
+    )
+    matrix = jnp.block([[jnp.diag(jnp.sum(here, axis=1)), here], [here.T, jnp.diag(jnp.sum(here, axis=0))]]) / scale
+    matrix = matrix + jnp.diag(jnp.concatenate([gives[0] * rows, gives[1] * columns]))
+    # Under fixed masses (1, -1) changes no plan: its rank-one term makes the matrix regular, and the gauge picks the right multiple.
+    both_fixed = (gives[0] == 0) & (gives[1] == 0)
+    null = jnp.concatenate([jnp.ones_like(f), -jnp.ones_like(g)]) * jnp.where(both_fixed, 1, 0)
+    size = jnp.trace(matrix) / matrix.shape[0] ** 2
+    step = jnp.linalg.solve(matrix + size * jnp.outer(null, null), -residual)
     df, dg = step[: f.shape[0]], step[f.shape[0] :]
-    drift = (gauge + jnp.sum(jax.lax.stop_gradient(sink) * dg)) / jnp.sum(jax.lax.stop_gradient(sink))
+    still = jax.lax.stop_gradient(sink)
+    drift = jnp.where(both_fixed, (gauge + jnp.sum(still * dg)) / jnp.sum(still), 0)
     drift = drift - jax.lax.stop_gradient(drift)
     return f + df + drift, g + dg - drift
 
 
-def _check(cost: Array, source: Array, sink: Array, regularization: Array | float) -> None:
+def _check(
+    cost: Array, source: Array, sink: Array, regularization: Array | float, source_penalty: Array, sink_penalty: Array
+) -> None:
     """Concrete arguments; tracers pass."""
-    if any(isinstance(x, jax.core.Tracer) for x in (cost, source, sink, regularization)):
+    given = (cost, source, sink, regularization, source_penalty, sink_penalty)
+    if any(isinstance(x, jax.core.Tracer) for x in given):
         return
     if not np.isfinite(np.asarray(cost)).all():
         row, column = np.argwhere(~np.isfinite(np.asarray(cost)))[0]
@@ -169,8 +173,14 @@ def _check(cost: Array, source: Array, sink: Array, regularization: Array | floa
                 f"{name} has an entry of {float(np.min(np.asarray(x)))}, expected masses > 0: leave empty ones out"
             )
     masses = float(jnp.sum(source)), float(jnp.sum(sink))
-    if abs(masses[0] - masses[1]) > 1e-5 * max(masses):
-        raise ValueError(f"source has mass {masses[0]:g} and sink {masses[1]:g}, expected equal sums: use with_slack")
+    for name, penalty in (("source_penalty", source_penalty), ("sink_penalty", sink_penalty)):
+        if not float(penalty) > 0:
+            raise ValueError(f"{name} is {float(penalty):g}, expected a number > 0; infinite = masses are fixed")
+    fixed = np.isinf(float(source_penalty)) and np.isinf(float(sink_penalty))
+    if fixed and abs(masses[0] - masses[1]) > 1e-5 * max(masses):
+        raise ValueError(
+            f"source has mass {masses[0]:g} and sink {masses[1]:g}, expected equal sums: use with_slack or a sink_penalty"
+        )
     scale = float(regularization)
     if not scale > 0 or not np.isfinite(scale):
         raise ValueError(f"regularization is {scale}, expected a finite number > 0")
