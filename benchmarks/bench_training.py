@@ -28,7 +28,8 @@ from mfamm_jax.experiments.imbalance_fit import Training, make_step, scored, sta
 from mfamm_jax.experiments.imbalance_train import training_data
 from mfamm_jax.experiments.imbalance_training import network_for
 from mfamm_jax.market.planted import generate_planted
-from mfamm_jax.models.imbalance_network import NetworkSizes, n_parameters
+from mfamm_jax.models.flax_function import n_parameters
+from mfamm_jax.models.imbalance_network import NetworkSizes
 from mfamm_jax.solvers.triplet import TripletLoss
 
 SECONDS, PER_CLASS, N_STEPS, REPEATS = 4000, (32, 64, 128), 50, 5

@@ -68,6 +68,11 @@ def by_ott(cost, source, sink, scale):
     return solver(LinearProblem(Geometry(cost_matrix=cost, epsilon=scale), source, sink)).reg_ot_cost
 
 
+def by_pot(source, sink, cost, scale):
+    """The plan by POT in its kernel form."""
+    return ot.sinkhorn(source, sink, cost, scale, numItermax=ITERATIONS, stopThr=-1.0, warn=False)
+
+
 def compiled(function, *arguments):
     begin = time.perf_counter()
     run = jax.jit(function).lower(*arguments).compile()
@@ -79,17 +84,23 @@ def main():
     rows = []
 
     def add(what, n, dtype, seconds, compile_s, error=None, **more):
-        row = {"what": what, "n": n, "dtype": dtype, **more, "cpu_ms_per_iteration": round(1e3 * float(seconds[0]) / ITERATIONS, 4)}
-        row |= {"wall_ms_per_iteration": round(1e3 * float(seconds[1]) / ITERATIONS, 4), "compile_s": round(compile_s, 2)}
+        row = {
+            "what": what,
+            "n": n,
+            "dtype": dtype,
+            **more,
+            "cpu_ms_per_iteration": round(1e3 * float(seconds[0]) / ITERATIONS, 4),
+        }
+        row |= {
+            "wall_ms_per_iteration": round(1e3 * float(seconds[1]) / ITERATIONS, 4),
+            "compile_s": round(compile_s, 2),
+        }
         rows.append(row if error is None else row | {"relative_error": float(f"{error:.1e}")})
         print(rows[-1])
 
     for n in SIZES:
         wide = problem(n, "float64")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Their kernel form overwrites nothing, so its last iterate prices the same problem.
-            plan = ot.sinkhorn(*wide[1:3], wide[0], wide[3], numItermax=ITERATIONS, stopThr=-1.0, warn=False)
+        plan = by_pot(wide[1], wide[2], wide[0], wide[3])
         product = wide[1][:, None] * wide[2][None]
         expected = float(np.sum(plan * wide[0]) + wide[3] * np.sum(plan * np.log(np.maximum(plan, 1e-300) / product)))
         for dtype in ("float32", "float64"):
@@ -99,16 +110,18 @@ def main():
                 for what, function in (("ours", ours), ("ott-jax, logarithms", by_ott)):
                     run, compile_s = compiled(function, *arguments)
                     error = abs(float(run(*arguments)) / expected - 1)
-                    add(what, n, dtype, timed(lambda r=run: r(*arguments)), compile_s, error)
+                    add(what, n, dtype, timed(lambda r=run, a=arguments: r(*a)), compile_s, error)
                     run, compile_s = compiled(jax.value_and_grad(function), *arguments)
-                    add(f"{what}, with gradient", n, dtype, timed(lambda r=run: r(*arguments)), compile_s)
+                    add(f"{what}, with gradient", n, dtype, timed(lambda r=run, a=arguments: r(*a)), compile_s)
                 if n <= 1024:
-                    run = lambda: ot.sinkhorn(source, sink, cost, scale, numItermax=ITERATIONS, stopThr=-1.0, warn=False)  # noqa: B023, E731
-                    add("POT, kernel", n, dtype, timed(run, 2), 0.0)
+                    seconds = timed(lambda p=(source, sink, cost, scale): by_pot(*p), 2)
+                    add("POT, kernel", n, dtype, seconds, 0.0)
         if n <= 1024:
             cost, source, sink, _ = problem(n, "float64")
             seconds = timed(lambda c=cost, s=source, t=sink: ot.emd2(s, t, c), 2)
-            rows.append({"what": "POT, exact linear programme, in all", "n": n, "wall_ms": round(1e3 * float(seconds[1]), 2)})
+            rows.append(
+                {"what": "POT, exact linear programme, in all", "n": n, "wall_ms": round(1e3 * float(seconds[1]), 2)}
+            )
             print(rows[-1])
 
     for n in BATCH_SIZES:
@@ -117,7 +130,13 @@ def main():
             arguments = [jnp.asarray(np.stack(x), dtype=jnp.float32) for x in zip(*problems)]
             for what, function in (("ours", ours), ("ott-jax, logarithms", by_ott)):
                 run, compile_s = compiled(jax.vmap(function), *arguments)
-                add(f"{what}, {BATCH} problems at once", n, "float32", timed(lambda r=run: r(*arguments)), compile_s)
+                add(
+                    f"{what}, {BATCH} problems at once",
+                    n,
+                    "float32",
+                    timed(lambda r=run, a=arguments: r(*a)),
+                    compile_s,
+                )
     write_results("transport", rows)
 
 

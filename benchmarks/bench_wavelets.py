@@ -93,8 +93,8 @@ def main():
         with jax.enable_x64(True):
             x, filters = jnp.asarray(walk), wavelet_filters("db4")
             for what, function in (
-                ("undecimated", lambda x: undecimated_transform(x, filters, LEVELS)),
-                ("decimated", lambda x: decimated_transform(x, filters, LEVELS)),
+                ("undecimated", lambda x, f=filters: undecimated_transform(x, f, LEVELS)),
+                ("decimated", lambda x, f=filters: decimated_transform(x, f, LEVELS)),
             ):
                 run, compile_s = compiled(function, x)
                 add(f"ours, {what}", n, timed(lambda r=run, x=x: r(x)), compile_s, levels=LEVELS, dtype="float64")

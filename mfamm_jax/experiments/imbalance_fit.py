@@ -10,7 +10,8 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mfamm_jax.fields import Checked, real_field, static_field
-from mfamm_jax.models.imbalance_network import ImbalanceNetwork, Params
+from mfamm_jax.models.flax_function import Params
+from mfamm_jax.models.imbalance_network import ImbalanceNetwork
 from mfamm_jax.solvers.triplet import Mining, TripletLoss, embedding_spread
 
 N_AT_ONCE = 2048  # samples scored together

@@ -15,7 +15,7 @@ from mfamm_jax.experiments.imbalance_scores import (
     reliability,
     time_blocks,
 )
-from mfamm_jax.models.imbalance_network import n_parameters
+from mfamm_jax.models.flax_function import n_parameters
 
 STRONG = 0.3  # |DOI| beyond which the rulebook speaks of pressure
 

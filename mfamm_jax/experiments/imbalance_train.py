@@ -28,7 +28,8 @@ from mfamm_jax.experiments.imbalance_fit import (
     with_prototype,
 )
 from mfamm_jax.experiments.imbalance_scores import area
-from mfamm_jax.models.imbalance_network import ImbalanceNetwork, Params
+from mfamm_jax.models.flax_function import Params
+from mfamm_jax.models.imbalance_network import ImbalanceNetwork
 from mfamm_jax.solvers.triplet import TripletLoss
 
 COLLAPSE = "all embeddings are nearly one point"

@@ -27,7 +27,8 @@ from mfamm_jax.features.imbalance_grid import MIRRORS, mirror
 from mfamm_jax.fields import Checked
 from mfamm_jax.market.facts import session_facts
 from mfamm_jax.market.thinning import with_books
-from mfamm_jax.models.imbalance_network import ImbalanceNetwork, NetworkSizes, Params
+from mfamm_jax.models.flax_function import Params
+from mfamm_jax.models.imbalance_network import ImbalanceNetwork, NetworkSizes
 from mfamm_jax.solvers.triplet import TripletLoss
 
 TRAINING_KEY, UNTRAINED_KEY = 0, 1

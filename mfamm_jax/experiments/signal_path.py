@@ -13,7 +13,8 @@ from mfamm_jax.experiments.signal_regimes import SignalClock
 from mfamm_jax.features import last_index, regular_grid
 from mfamm_jax.features.imbalance_grid import GridScale, snapshot_grid
 from mfamm_jax.market.events import NS, DataError, Session
-from mfamm_jax.models.imbalance_network import ImbalanceNetwork, Params
+from mfamm_jax.models.flax_function import Params
+from mfamm_jax.models.imbalance_network import ImbalanceNetwork
 from mfamm_jax.policies.regime_table import RegimeMap
 
 N_AT_ONCE = 2048

@@ -6,12 +6,8 @@ $$\phi(x) = \frac{g(x) - g(\bar x)}{\|g(x) - g(\bar x)\|}, \qquad \phi(\bar x) =
 
 and both heads are odd functions of $\phi$, so that $DOI(\bar x) = -DOI(x)$ to the last bit: rounding is symmetric in the sign, and
 the two passes through g are the same program on inputs of one shape.
-
-flax is needed to build or apply a network, not to import this file.
 """
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any, Literal
 
 import equinox as eqx
@@ -20,8 +16,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.fields import Checked, static_field
-
-Params = dict[str, Any]
+from mfamm_jax.models.flax_function import (
+    AbstractFlaxFunction,
+    Params,
+    apply_function,
+    flax_nnx,
+    initial_weights,
+    layer_options,
+)
 
 
 class NetworkSizes(Checked):
@@ -36,7 +38,7 @@ class NetworkSizes(Checked):
     )
 
 
-class ImbalanceNetwork(Checked):
+class ImbalanceNetwork(AbstractFlaxFunction):
     """The network as pure functions of its weights, a dictionary of arrays.
 
     Args:
@@ -59,17 +61,15 @@ class ImbalanceNetwork(Checked):
 
     def init(self, key: PRNGKeyArray) -> Params:
         """Random weights in the precision in force."""
-        nnx = _nnx()
-        body = nnx.to_pure_dict(nnx.split(self._build(nnx.Rngs(key)))[1])
         direction = jnp.zeros(self.sizes.n_embedding).at[0].set(1)
-        return {"body": body, "direction": direction}
+        return {"body": initial_weights(self, key), "direction": direction}
 
     def embedding(
         self, params: Params, grid: Float[Array, "*batch snapshot level channel"]
     ) -> Float[Array, "*batch n"]:
         """phi, of length one; 0 for a grid that is its own mirror."""
         self._check(grid)
-        body = self._body(grid.dtype)
+        body = apply_function(self, str(grid.dtype))
         # Barriers keep the compiler from merging the two passes, or one of them with what comes before or after.
         ours, swapped = jax.lax.optimization_barrier((grid, self.mirror(grid)))
         here, there = jax.lax.optimization_barrier((body(params["body"], ours), body(params["body"], swapped)))
@@ -117,12 +117,10 @@ class ImbalanceNetwork(Checked):
         if grid.shape[-3:] != expected:
             raise ValueError(f"grid has shape {grid.shape}, expected (..., {', '.join(map(str, expected))})")
 
-    def _build(self, rngs: Any) -> Any:
+    def build(self, rngs: Any) -> Any:
         """g of (6) in flax."""
-        nnx = _nnx()
-        dtype = jnp.result_type(float)
+        nnx, kinds = flax_nnx(), layer_options(rngs)
         n_flat = -(-self.n_snapshots // 2) * -(-self.n_levels // 2) * self.sizes.n_filters_second
-        kinds = {"rngs": rngs, "param_dtype": dtype, "dtype": dtype, "precision": "highest"}
         return nnx.Sequential(
             nnx.Conv(len(self.mirror_order), self.sizes.n_filters, (3, 3), **kinds),
             jax.nn.gelu,
@@ -134,39 +132,8 @@ class ImbalanceNetwork(Checked):
             nnx.Linear(self.sizes.n_hidden, self.sizes.n_embedding, **kinds),
         )
 
-    def _body(self, dtype: Any) -> Callable[[Params, Array], Array]:
-        return _pure(self, str(dtype))
-
-
-@cache
-def _pure(network: ImbalanceNetwork, dtype: str) -> Callable[[Params, Array], Array]:
-    """The flax module as a function of its weights. flax's module is only a description here, without arrays."""
-    nnx = _nnx()
-    with jax.enable_x64(dtype == "float64"):
-        graph, state = nnx.split(nnx.eval_shape(lambda: network._build(nnx.Rngs(0))))
-
-    def body(params: Params, grid: Array) -> Array:
-        filled = nnx.clone(state)
-        nnx.replace_by_pure_dict(filled, params)
-        return nnx.merge(graph, filled)(grid)
-
-    return body
-
-
-def n_parameters(params: Params) -> int:
-    """How many numbers a network has."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
 
 def _length(x: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
     """Euclidean, with slope zero at zero."""
     square = jnp.sum(x**2, axis=-1)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
-
-
-def _nnx() -> Any:
-    try:
-        from flax import nnx
-    except ImportError as error:
-        raise ValueError('the imbalance network needs an extra package: pip install "mfamm-jax[full]"') from error
-    return nnx

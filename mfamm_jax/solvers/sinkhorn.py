@@ -102,7 +102,9 @@ def find_potentials(
     """Iterates until the error is within tolerance; from the sinks' potentials `start`, or through stages of lower and lower lambda."""
     if start is None:
         start = _annealed(cost, masses, regularization)
-    first = Potentials(*log_sweep(start, cost, masses, regularization), jnp.asarray(jnp.inf, cost.dtype), jnp.zeros((), jnp.int32))
+    first = Potentials(
+        *log_sweep(start, cost, masses, regularization), jnp.asarray(jnp.inf, cost.dtype), jnp.zeros((), jnp.int32)
+    )
 
     def body(state: Potentials) -> Potentials:
         f, g, error, good = _kernel_block(state.f, state.g, cost, masses, regularization, BLOCK)

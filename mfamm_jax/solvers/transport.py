@@ -131,9 +131,7 @@ def _dual(
     return terms - regularization * excess
 
 
-def _newton_step(
-    f: Array, g: Array, cost: Array, masses: Masses, regularization: Array
-) -> tuple[Array, Array]:
+def _newton_step(f: Array, g: Array, cost: Array, masses: Masses, regularization: Array) -> tuple[Array, Array]:
     """The potentials with their derivatives: a step of Newton's method on the marginals, which changes nothing else."""
     source, sink = masses.source, masses.sink
     kernel = source[:, None] * sink[None, :] * jnp.exp((f[:, None] + g[None, :] - cost) / regularization)

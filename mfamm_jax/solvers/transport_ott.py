@@ -44,8 +44,9 @@ def solve_by_ott(
     penalties = jnp.asarray(source_penalty, cost.dtype), jnp.asarray(sink_penalty, cost.dtype)
     masses = Masses(source, sink, 1 / penalties[0], 1 / penalties[1])
     answer = priced_transport(*in_gauge(found.f, found.g, masses), cost=cost, masses=masses, regularization=scale)
-    last = jnp.argmax(jnp.where(found.errors >= 0, jnp.arange(found.errors.shape[0]), -1))
-    stats = {"iterations": found.n_iters, "marginal_error": found.errors[last]}
+    errors = jnp.asarray(found.errors)
+    last = jnp.argmax(jnp.where(errors >= 0, jnp.arange(errors.shape[0]), -1))
+    stats = {"iterations": found.n_iters, "marginal_error": errors[last]}
     return Solution(answer, when(found.converged, RESULTS.successful, RESULTS.not_converged), stats)
 
 

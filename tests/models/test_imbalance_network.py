@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mfamm_jax.features.imbalance_grid import MIRRORS, mirror
-from mfamm_jax.models.imbalance_network import ImbalanceNetwork, NetworkSizes, n_parameters
+from mfamm_jax.models.flax_function import n_parameters
+from mfamm_jax.models.imbalance_network import ImbalanceNetwork, NetworkSizes
 
 from ..checks import assert_close
 
