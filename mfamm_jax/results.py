@@ -19,6 +19,7 @@ class RESULTS(eqx.Enumeration):
     unequal_decay = 'bid and ask decay differ, so a linear scheme does not apply: use scheme = "explicit"'
     policy_not_converged = 'the policy iteration did not converge: raise n_iterations, or use precision = "float64"'
     max_steps_reached = "the steps did not reach the horizon: raise max_steps or rtol, or shorten the horizon"
+    paid_to_trade = "the model pays for round trips: use an admissible kernel and impact (models.impact.complaints), or forbid reversals"
     not_converged = "the iteration did not converge: check for covariates without events or collinear covariates"
 
 

@@ -7,7 +7,7 @@ that are one vector times another.
 Source: docs/equations.md, (21); Bai (1998) for the rank-one form.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mfamm_jax.models.delay_network import FreeDelayNetwork, HammersteinNetwork, hinge_basis
 from mfamm_jax.models.flax_function import Params
 from mfamm_jax.results import RESULTS, Solution, when
+from mfamm_jax.solvers.descent import minimise
 
 Noise = Literal["white", "random_walk"]
 SETTLED = {"float64": 1e-5, "float32": 1e-3}  # norm of the gradient of a mean square in units of the response's
@@ -74,29 +75,13 @@ def fit_hammerstein(
     guess = _seen(network((*flat, log_rates)).response(scaled), noise)
     slope = jnp.maximum(jnp.sum(guess * target) / jnp.sum(guess**2), 1e-3)
     start = flat[0] + jnp.log(slope), flat[1], log_rates
-    trained, gradient, count = _minimise(loss, start, max_iterations, SETTLED[rates.dtype.name])
+    trained, gradient, count = minimise(loss, start, max_iterations, SETTLED[rates.dtype.name])
     log_slopes, log_amplitudes, log_rates = trained
     found = HammersteinNetwork(knots * rate_unit, log_slopes + jnp.log(unit / rate_unit), log_amplitudes, log_rates)
     explained = 1 - loss(trained) / jnp.var(target)
     stats = {"explained": explained, "iterations": count, "gradient": gradient}
     settled = gradient <= SETTLED[rates.dtype.name]
     return Solution(found, when(settled, RESULTS.successful, RESULTS.not_converged), stats)
-
-
-def _minimise(loss: Any, start: Any, most: int, limit: float) -> tuple[Any, Float[Array, ""], Array]:
-    """L-BFGS until the gradient is small."""
-    optimiser = optax.lbfgs()
-    slope = optax.value_and_grad_from_state(loss)
-
-    def step(state: tuple) -> tuple:
-        x, memory, _, count = state
-        value, gradient = slope(x, state=memory)
-        change, memory = optimiser.update(gradient, memory, x, value=value, grad=gradient, value_fn=loss)
-        return optax.apply_updates(x, change), memory, optax.tree.norm(gradient), count + 1
-
-    first = (start, optimiser.init(start), jnp.asarray(jnp.inf, jnp.result_type(float)), jnp.zeros((), jnp.int32))
-    x, _, gradient, count = jax.lax.while_loop(lambda s: (s[2] > limit) & (s[3] < most), step, first)
-    return x, gradient, count
 
 
 class RankOneFit(eqx.Module):

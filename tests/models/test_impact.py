@@ -66,14 +66,38 @@ def test_a_metaorder_rises_with_a_power_and_its_path_is_the_closed_form():
     assert_close(order.mean_cost_per_share, price, 1e-9)
 
 
-def test_costs_are_integrals_and_converge():
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_weights_are_the_double_integrals(precision):
+    """Also where the kernel falls within a step, and where it hardly moves in one."""
+    with jax.enable_x64(precision == "float64"):
+        for kernel in kernels():
+            for step in (1e-3, 0.3, 20.0):
+                got = kernel.mean_weights(jnp.asarray(step), 12)
+                for k in (0, 1, 2, 7, 8, 11):
+                    # f(lag) against the length of the pairs of times so far apart, by half.
+                    parts = [(max(k - 1, 0), k, lambda u, k=k: u - k + 1), (k, k + 1, lambda u, k=k: k + 1 - u)]
+                    expected = 0.0
+                    for low, high, length in parts[1 if k == 0 else 0 :]:
+                        value = quad(
+                            lambda u, f=kernel, c=length, h=step: float(f(jnp.asarray(h * max(u, 1e-300)))) * c(u),
+                            low,
+                            high,
+                            limit=400,
+                        )
+                        expected += step * value[0]
+                    assert abs(float(got[k]) / expected - 1) < (1e-6 if precision == "float64" else 3e-5)
+
+
+def test_costs_are_integrals():
     impact = InstantImpact(1.0, 1.0)
     kernel = ExponentialKernel(jnp.array([1.0]), jnp.array([2.0]))
-    # Constant rate v on [0, 1]: v^2 integral of (1 - e^{-2t})/2.
+    # Constant rate v on [0, 1]: v^2 integral of (1 - e^{-2t})/2, however many steps.
     exact = 9 * quad(lambda t: (1 - np.exp(-2 * t)) / 2, 0, 1)[0]
-    errors = [abs(float(trading_cost(jnp.full(n, 3.0), 1 / n, kernel, impact)) - exact) for n in (4, 8)]
-    assert errors[0] < 1e-4
-    assert errors[0] / errors[1] > 14  # order four
+    for n in (1, 4, 37):
+        assert_close(trading_cost(jnp.full(n, 3.0), 1 / n, kernel, impact), exact, 1e-12)
+    order = metaorder(2.0, 1.0, jnp.ones(1), PowerKernel(0.4), InstantImpact(1.5, 0.6))
+    paid = trading_cost(jnp.full(23, 2.0), 1 / 23, PowerKernel(0.4), InstantImpact(1.5, 0.6))
+    assert_close(paid / 2, order.mean_cost_per_share, 1e-9)
     spread = trading_cost(jnp.full(8, -3.0), 1 / 8, kernel, impact, 0.1)
     assert_close(spread - trading_cost(jnp.full(8, -3.0), 1 / 8, kernel, impact), 0.3)
 
@@ -93,9 +117,9 @@ def test_round_trips_cost_where_nothing_is_complained_about():
 
 
 def test_what_lets_round_trips_make_money_is_said():
-    exponential = ExponentialKernel(jnp.array([1.0]), jnp.array([1.0]))
-    assert "no impact but a linear one" in complaints(exponential, InstantImpact(1.0, 0.5))[0]
-    assert complaints(exponential, InstantImpact()) == ()
+    for kernel in kernels()[1:]:
+        assert "no impact but a linear one" in complaints(kernel, InstantImpact(1.0, 0.5))[0]
+    assert all(complaints(kernel, InstantImpact()) == () for kernel in kernels())
     both = complaints(PowerKernel(0.3), InstantImpact(1.0, 0.5))
     assert len(both) == 2
     assert "below 1" in both[0]
@@ -111,6 +135,7 @@ def test_gradients_and_jit_vmap_loop():
     check_grads(cost, (rates(12), jnp.array(0.7)), order=1, modes=["fwd", "rev"])
     slope = jax.grad(cost)(jnp.zeros(5), 0.5)
     assert np.isfinite(slope).all()
+    assert_close(jax.vmap(jax.grad(InstantImpact(3.0, 1.0)))(jnp.asarray([-1.0, 0.0, 2.0])), 3.0, 1e-14)
     assert_jit_vmap_loop_agree(lambda v: price_path(v, 0.1, kernel, InstantImpact(1.0, 0.5)), rates().reshape(4, 10))
 
 
