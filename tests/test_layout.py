@@ -34,7 +34,15 @@ HOST = {
     "__main__",
 }
 # `prepare` receives a folder; these only pass it on.
-NAMES_PATHS = {"imbalance_train", "imbalance_training", "intensity_trees", "quoting", "replay_run", "signal_quotes"}
+NAMES_PATHS = {
+    "flows",
+    "imbalance_train",
+    "imbalance_training",
+    "intensity_trees",
+    "quoting",
+    "replay_run",
+    "signal_quotes",
+}
 HEAVY = ("ott", "distrax", "evosax", "pennylane", "xgboost", "pywt")
 BANNED_NAMES = {"utils", "helpers", "common", "misc", "manager", "handler", "engine", "process_data"}
 

@@ -235,7 +235,7 @@ def describe_settings(cls: type, prefix: str = "") -> list[tuple[str, str, str, 
     rows = []
     for field in dataclasses.fields(cls):
         path, meaning = prefix + field.name, field.metadata.get("meaning")
-        if field.name in KINDS and not prefix:
+        if field.name in KINDS:
             for kind, source in KINDS[field.name].items():
                 rows.append((f'{path}.kind = "{kind}"', "", "", "", (source.__doc__ or "").splitlines()[0]))
                 rows += describe_settings(source, path + ".")

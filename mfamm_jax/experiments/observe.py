@@ -115,7 +115,7 @@ def observe(session: Session, features: Features, train_share: float = 0.5) -> O
             f"{session.name}: {int(in_training.sum())} marketable orders in the training part, expected at least 20; "
             "use a longer session"
         )
-    mid_ticks, half_spread, reference = _touch(session)
+    mid_ticks, half_spread, reference = touch(session)
     bucket = features.bucket_volume or _volume_per_minute(trades, in_training, int(t_ns[0]), train_end_ns)
     volatility = _volatility(session, features, mid_ticks)
     flags = _fat_finger(trades, mid_ticks * session.tick_size, volatility)
@@ -158,7 +158,7 @@ def _real(x: np.ndarray) -> jnp.ndarray:
     return jnp.asarray(x, jnp.result_type(float))
 
 
-def _touch(session: Session) -> tuple[np.ndarray, np.ndarray, int]:
+def touch(session: Session) -> tuple[np.ndarray, np.ndarray, int]:
     """Relative mid and half spread in ticks; one-sided books keep the last two-sided values."""
     books = session.books
     two_sided = (books.bid_size[:, 0] > 0) & (books.ask_size[:, 0] > 0)

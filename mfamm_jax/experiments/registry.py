@@ -1,9 +1,11 @@
 """Which name in a config file means which class."""
 
 from mfamm_jax.experiments.cointegration import CointegrationExperiment
+from mfamm_jax.experiments.flows import FLOWS
 from mfamm_jax.experiments.hjb_sweep import HJBExperiment
 from mfamm_jax.experiments.hummingbot import Hummingbot
 from mfamm_jax.experiments.imbalance_training import ImbalanceTraining
+from mfamm_jax.experiments.impact_fit import ImpactFit
 from mfamm_jax.experiments.intensity_trees import IntensityTrees
 from mfamm_jax.experiments.panels import PANELS
 from mfamm_jax.experiments.paper_tables import PaperTables
@@ -22,7 +24,8 @@ EXPERIMENTS: dict[str, type] = {
     "imbalance_training": ImbalanceTraining,
     "signal_quotes": SignalQuotes,
     "cointegration": CointegrationExperiment,
+    "impact_fit": ImpactFit,
 }
 
 # Tables whose `kind` picks the class; the first is the default.
-KINDS: dict[str, dict[str, type]] = {"market": SOURCES, "panel": PANELS}
+KINDS: dict[str, dict[str, type]] = {"market": SOURCES, "panel": PANELS, "flow": FLOWS}

@@ -15,6 +15,7 @@ from mfamm_jax.experiments import (
     cointegration_figures,
     figures,
     imbalance_figures,
+    impact_figures,
     replay_figures,
     signal_figures,
     tree_figures,
@@ -133,6 +134,9 @@ def _tables(run: Run) -> str:
     for table in run.metrics.get("tables", []):
         text += f"<h3>{escape(table['title'])}</h3>" + _table(table["header"], table["rows"])
         text += "".join(_note(escape(note)) for note in table["notes"])
+    if "fit/metaorder" in run.arrays:
+        caption = "Left: decay of impact. Middle: impact of a size. Right: trading at the mean size for 50 steps. Data: arrays/base.npz, fit."
+        text += _figure(run, "impact", impact_figures.kernel_and_curve(run.arrays, run.metrics), caption)
     if "walk/used" in run.arrays:
         caption = "Left: how much less the quietest combination moves than the liveliest. Middle: its residual, with mean and deviation "
         caption += "of the window before. Right: profit. Data: arrays/base.npz, estimate, walk and look_ahead."

@@ -59,20 +59,20 @@ def fit_hammerstein(
         `Solution` of a `HammersteinNetwork`; stats: share of variance explained, iterations, norm of the gradient.
     """
     _check(rates, response)
-    rate_unit, unit = _size(rates), _size(_seen(response, noise))
-    target = _seen(response / unit, noise)
+    rate_unit, unit = _size(rates), _size(seen(response, noise))
+    target = seen(response / unit, noise)
     scaled, knots = rates / rate_unit, knots / rate_unit
 
     def network(trained: tuple[Array, Array, Array]) -> HammersteinNetwork:
         return HammersteinNetwork(knots, *trained)
 
     def loss(trained: tuple[Array, Array, Array]) -> Float[Array, ""]:
-        return jnp.mean((_seen(network(trained).response(scaled), noise) - target) ** 2)
+        return jnp.mean((seen(network(trained).response(scaled), noise) - target) ** 2)
 
     log_rates = -jnp.linspace(0.0, jnp.log(jnp.asarray(longest)), n_terms, dtype=rates.dtype)
     flat = jnp.zeros(knots.shape[0] + 1, rates.dtype), jnp.zeros(n_terms, rates.dtype)
     # The best common slope for the first guess of the kernel: g must not start orders of magnitude away.
-    guess = _seen(network((*flat, log_rates)).response(scaled), noise)
+    guess = seen(network((*flat, log_rates)).response(scaled), noise)
     slope = jnp.maximum(jnp.sum(guess * target) / jnp.sum(guess**2), 1e-3)
     start = flat[0] + jnp.log(slope), flat[1], log_rates
     trained, gradient, count = minimise(loss, start, max_iterations, SETTLED[rates.dtype.name])
@@ -149,7 +149,7 @@ def fit_free(
 ) -> FreeFit:
     """Trains the free network by AdamW on batches of rows; on changes of the price where the noise is a random walk."""
     _check(rates, response)
-    target = _seen(response, noise)
+    target = seen(response, noise)
     rate_unit, unit = _size(rates), _size(target)
     padded = jnp.concatenate([jnp.zeros(network.n_lags - 1, rates.dtype), rates / rate_unit])
     target = target / unit
@@ -177,7 +177,7 @@ def explained_share(found: Float[Array, " step"], target: Float[Array, " step"])
     return 1 - jnp.mean((found - target) ** 2) / jnp.var(target)
 
 
-def _seen(response: Float[Array, " step"], noise: Noise) -> Float[Array, " step"]:
+def seen(response: Float[Array, " step"], noise: Noise) -> Float[Array, " step"]:
     """What the noise is white on."""
     if noise == "white":
         return response
