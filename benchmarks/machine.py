@@ -32,6 +32,9 @@ def write_results(name: str, rows: list[dict]) -> None:
         "hftbacktest",
         "xgboost",
         "xgboost-cpu",
+        "ott-jax",
+        "pot",
+        "pywavelets",
     ):
         try:
             packages[package] = version(package)
