@@ -235,11 +235,12 @@ def describe_settings(cls: type, prefix: str = "") -> list[tuple[str, str, str, 
     rows = []
     for field in dataclasses.fields(cls):
         path, meaning = prefix + field.name, field.metadata.get("meaning")
-        if field.name in KINDS:
+        is_table = isinstance(field.type, type) and issubclass(field.type, eqx.Module)
+        if is_table and field.name in KINDS:
             for kind, source in KINDS[field.name].items():
                 rows.append((f'{path}.kind = "{kind}"', "", "", "", (source.__doc__ or "").splitlines()[0]))
                 rows += describe_settings(source, path + ".")
-        elif isinstance(field.type, type) and issubclass(field.type, eqx.Module):
+        elif is_table:
             rows += describe_settings(field.type, path + ".")
         elif meaning is not None:
             default = "required" if field.default is dataclasses.MISSING else str(field.default)

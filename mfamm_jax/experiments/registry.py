@@ -7,6 +7,7 @@ from mfamm_jax.experiments.hummingbot import Hummingbot
 from mfamm_jax.experiments.imbalance_training import ImbalanceTraining
 from mfamm_jax.experiments.impact_fit import ImpactFit
 from mfamm_jax.experiments.intensity_trees import IntensityTrees
+from mfamm_jax.experiments.optimal_schedule import DECAYS, OptimalSchedule
 from mfamm_jax.experiments.panels import PANELS
 from mfamm_jax.experiments.paper_tables import PaperTables
 from mfamm_jax.experiments.quoting import Quoting
@@ -25,7 +26,8 @@ EXPERIMENTS: dict[str, type] = {
     "signal_quotes": SignalQuotes,
     "cointegration": CointegrationExperiment,
     "impact_fit": ImpactFit,
+    "optimal_schedule": OptimalSchedule,
 }
 
 # Tables whose `kind` picks the class; the first is the default.
-KINDS: dict[str, dict[str, type]] = {"market": SOURCES, "panel": PANELS, "flow": FLOWS}
+KINDS: dict[str, dict[str, type]] = {"market": SOURCES, "panel": PANELS, "flow": FLOWS, "decay": DECAYS}

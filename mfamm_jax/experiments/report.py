@@ -17,6 +17,7 @@ from mfamm_jax.experiments import (
     imbalance_figures,
     impact_figures,
     replay_figures,
+    schedule_figures,
     signal_figures,
     tree_figures,
 )
@@ -137,6 +138,10 @@ def _tables(run: Run) -> str:
     if "fit/metaorder" in run.arrays:
         caption = "Left: decay of impact. Middle: impact of a size. Right: trading at the mean size for 50 steps. Data: arrays/base.npz, fit."
         text += _figure(run, "impact", impact_figures.kernel_and_curve(run.arrays, run.metrics), caption)
+    if "linear/trades" in run.arrays:
+        caption = "Left: what is left of the order. Middle: an opponent who knows the schedule, and one that learned it. Right: programmes under the "
+        caption += "given impact. Data: arrays/base.npz, linear, opponents and search."
+        text += _figure(run, "schedules", schedule_figures.schedules_and_opponents(run.arrays, run.metrics), caption)
     if "walk/used" in run.arrays:
         caption = "Left: how much less the quietest combination moves than the liveliest. Middle: its residual, with mean and deviation "
         caption += "of the window before. Right: profit. Data: arrays/base.npz, estimate, walk and look_ahead."
