@@ -14,6 +14,7 @@ from mfamm_jax.experiments.quoting import Quoting
 from mfamm_jax.experiments.replay_run import Replay
 from mfamm_jax.experiments.signal_quotes import SignalQuotes
 from mfamm_jax.experiments.sources import SOURCES
+from mfamm_jax.experiments.transport_execution import TransportExecution
 
 EXPERIMENTS: dict[str, type] = {
     "quoting": Quoting,
@@ -25,6 +26,7 @@ EXPERIMENTS: dict[str, type] = {
     "imbalance_training": ImbalanceTraining,
     "signal_quotes": SignalQuotes,
     "cointegration": CointegrationExperiment,
+    "transport_execution": TransportExecution,
     "impact_fit": ImpactFit,
     "optimal_schedule": OptimalSchedule,
 }

@@ -19,6 +19,7 @@ from mfamm_jax.experiments import (
     replay_figures,
     schedule_figures,
     signal_figures,
+    transport_figures,
     tree_figures,
 )
 from mfamm_jax.experiments.config import ConfigError
@@ -138,6 +139,9 @@ def _tables(run: Run) -> str:
     if "fit/metaorder" in run.arrays:
         caption = "Left: decay of impact. Middle: impact of a size. Right: trading at the mean size for 50 steps. Data: arrays/base.npz, fit."
         text += _figure(run, "impact", impact_figures.kernel_and_curve(run.arrays, run.metrics), caption)
+    if "pro_rata/plan" in run.arrays:
+        caption = "Left: when each asset is traded. Middle: what is left of the basket. Right: costs by regularization. Data: arrays/base.npz."
+        text += _figure(run, "execution", transport_figures.execution(run.arrays, run.metrics), caption)
     if "linear/trades" in run.arrays:
         caption = "Left: what is left of the order. Middle: an opponent who knows the schedule, and one that learned it. Right: programmes under the "
         caption += "given impact. Data: arrays/base.npz, linear, opponents and search."

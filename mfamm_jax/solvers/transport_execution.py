@@ -3,7 +3,7 @@ r"""Execution as transport (15): parcels of assets to slots of time and venue, w
 $$J(\pi) = \langle C, \pi\rangle + \tfrac12\langle \pi, \Lambda \pi G\rangle + \lambda\,KL(\pi\|\mu\otimes\nu)$$
 
 $\Lambda$ is the impact of one asset's trades on another's price, G how impact lingers from slot to slot. With a cost that depends on the plan
-(15) is no longer linear: `frozen` prices the impact of a given plan and stays linear, `full` minimises J by damped iteration, which
+(15) is no longer linear: `frozen` prices the impact of a given plan and stays linear, `full` minimises J by mirror descent, which
 converges because $\Lambda$ and G are positive semidefinite - without which round trips would make money.
 
 Source: docs/equations.md, (15); Benzaquen et al. (2017) for the propagator, del Molino et al. (2020) for the Kyle matrix.
@@ -19,10 +19,10 @@ from jaxtyping import Array, Float
 
 from mfamm_jax.fields import Checked, real_field
 from mfamm_jax.results import RESULTS, Solution, when
+from mfamm_jax.solvers.transport import TOLERANCE as TRANSPORT_TOLERANCE
 from mfamm_jax.solvers.transport import Transport, solve_transport, symmetric_power
 
-DAMPING = 0.5
-TOLERANCE = {"float64": 1e-11, "float32": 1e-6}  # largest change of a share between rounds
+TOLERANCE = {"float64": 1e-11, "float32": 1e-6}  # of a share, as far as the last round's change tells
 
 
 class SlotCosts(Checked):
@@ -98,7 +98,7 @@ def plan_execution(
     regularization: Float[Array, ""] | float,
     *,
     mode: Literal["full", "frozen"] = "full",
-    max_rounds: int = 1000,
+    max_rounds: int = 20_000,
 ) -> Solution:
     r"""The best plan of J, or the best one against the impact of trading pro rata.
 
@@ -110,7 +110,7 @@ def plan_execution(
         regularization: $\lambda$.
         mode: "frozen": C + $\Lambda\bar\pi G$ with $\bar\pi = \mu\otimes\nu$, linear. "full": minimises J; derivatives of the
             objective in every argument are those of the envelope theorem.
-        max_rounds: Of the damped iteration.
+        max_rounds: Of mirror descent.
 
     Returns:
         `Solution` of an `ExecutionPlan`.
@@ -126,7 +126,7 @@ def plan_execution(
     if mode != "full":
         raise ValueError(f'mode is {mode!r}, expected "full" or "frozen"')
     arguments = jax.lax.stop_gradient((cost, source, sink, impact, decay, regularization))
-    plan, change, rounds = _damped(*arguments, jax.lax.stop_gradient(pro_rata), max_rounds)
+    plan, change, rounds = _descend(*arguments, most=max_rounds)
     solution = solve_transport(cost + _impact_price(plan, impact, decay), source, sink, regularization)
     # J at the minimum: the linear problem's value with the impact priced at the plan, less half of that price.
     objective = solution.value.value - impact_cost(plan, impact, decay)
@@ -137,32 +137,66 @@ def plan_execution(
     return Solution(found, when(good, RESULTS.successful, RESULTS.not_converged), stats)
 
 
-def _damped(cost, source, sink, impact, decay, regularization, plan, most):
-    """pi <- (1 - theta) pi + theta Sinkhorn(C + Lambda pi G)."""
-    limit = TOLERANCE[cost.dtype.name]
+def _descend(
+    cost: Array, source: Array, sink: Array, impact: Array, decay: Array, regularization: Array, most: int
+) -> tuple[Array, Array, Array]:
+    r"""Mirror descent: each round adds $s\,KL(\pi\|\pi_{old})$ to the linearised problem, which is one of Sinkhorn's at $\lambda + s$.
+
+    J falls in every round in which $\frac12\langle\Delta, \Lambda\Delta G\rangle \le s\,KL(\pi\|\pi_{old})$ [Bauschke, Bolte & Teboulle 2017]; s starts
+    from the impact's curvature at the pro-rata plan and doubles where that fails. Returns plan, error estimate, rounds.
+    """
+    limit, floor = TOLERANCE[cost.dtype.name], 2 * TRANSPORT_TOLERANCE[cost.dtype.name]
+    mass = jnp.sum(source)
+
+    def largest(matrix: Array, weights: Array) -> Array:
+        root = jnp.sqrt(weights)
+        return jnp.linalg.eigvalsh(root[:, None] * matrix * root[None, :])[-1]
+
+    def target(s: Array) -> Array:
+        # A small step changes little, however far the end is: what is left is a round's change times (lambda + s)/lambda.
+        return jnp.maximum(limit * regularization / (regularization + s), floor)
 
     def body(state: tuple) -> tuple:
-        plan, g, _, rounds = state
-        solution = solve_transport(cost + _impact_price(plan, impact, decay), source, sink, regularization, start=g)
-        new = solution.value.plan
-        return (
-            plan + DAMPING * (new - plan),
-            solution.value.sink_potential,
-            jnp.max(jnp.abs(new - plan)) / jnp.sum(source),
-            rounds + 1,
+        plan, log_ratio, g, s, _, rounds = state
+        priced = cost + _impact_price(plan, impact, decay) - s * log_ratio
+        found = solve_transport(priced, source, sink, regularization + s, start=g).value
+        new_ratio = (found.source_potential[:, None] + found.sink_potential[None, :] - priced) / (regularization + s)
+        move, change = found.plan - plan, jnp.max(jnp.abs(found.plan - plan)) / mass
+        good = (impact_cost(move, impact, decay) <= s * _divergence(plan, new_ratio - log_ratio)) | (
+            change <= target(s)
         )
+        kept = (found.plan, new_ratio, found.sink_potential, s, change)
+        refused = (plan, log_ratio, g, 2 * s + 0.01 * regularization, jnp.asarray(jnp.inf, cost.dtype))
+        return (*(jnp.where(good, x, y) for x, y in zip(kept, refused)), rounds + 1)
 
-    first = solve_transport(cost + _impact_price(plan, impact, decay), source, sink, regularization)
-    state = (first.value.plan, first.value.sink_potential, jnp.asarray(jnp.inf, cost.dtype), jnp.zeros((), jnp.int32))
-    plan, _, change, rounds = jax.lax.while_loop(lambda s: (s[2] > limit) & (s[3] < most), body, state)
-    return plan, change, rounds
+    curvature = jnp.maximum(largest(impact, source) * largest(decay, sink) / mass, 0)
+    first = (
+        source[:, None] * sink[None, :] / mass,
+        jnp.full_like(cost, -jnp.log(mass)),
+        jnp.zeros_like(sink),
+        0.5 * curvature,
+        jnp.asarray(jnp.inf, cost.dtype),
+        jnp.zeros((), jnp.int32),
+    )
+    plan, _, _, s, change, rounds = jax.lax.while_loop(lambda x: (x[4] > target(x[3])) & (x[5] < most), body, first)
+    return plan, jnp.where(change <= target(s), jnp.minimum(change, limit), change), rounds
+
+
+def _divergence(old: Array, d: Array) -> Array:
+    """KL(new || old) for new = old e^d, without cancellation where d is small."""
+    near = jnp.abs(d) < 1e-2
+    far = jnp.where(near, 1, d)
+    series = d**2 * (0.5 + d * (1 / 3 + d * (1 / 8 + d / 30)))
+    return jnp.sum(old * jnp.where(near, series, jnp.exp(far) * (far - 1) + 1))
 
 
 def _priced(transport, plan, cost, source, sink, impact, decay, regularization) -> ExecutionPlan:
     linear, mutual = jnp.sum(plan * cost), impact_cost(plan, impact, decay)
     product = source[:, None] * sink[None, :]
     safe = jnp.where(plan > 0, plan, product)
-    entropy = regularization * jnp.sum(jnp.where(plan > 0, plan * jnp.log(safe / product), 0))
+    # For masses other than 1 the relative entropy has these two terms, as the dual's value does.
+    excess = jnp.sum(product) - jnp.sum(plan)
+    entropy = regularization * (jnp.sum(jnp.where(plan > 0, plan * jnp.log(safe / product), 0)) + excess)
     return ExecutionPlan(transport, linear + mutual + entropy, linear, mutual, entropy)
 
 

@@ -145,3 +145,32 @@ def test_what_makes_no_sense_is_said():
         plan_execution(cost, source, sink, impact, decay, 0.1, mode="icy")
     with pytest.raises(ValueError, match="flow_covariance is singular"):
         kyle_matrix(jnp.ones((2, 2)), jnp.eye(2))
+
+
+def test_masses_other_than_one_are_priced_alike_in_both_modes():
+    """Without cross impact both modes solve one problem; twice the mass at half the price per unit is the same plan twice."""
+    rng = np.random.default_rng(3)
+    cost, source, sink = jnp.asarray(rng.random((3, 4))), jnp.full(3, 2 / 3), jnp.full(4, 0.5)
+    none = jnp.zeros((3, 3)), jnp.zeros((4, 4))
+    full, frozen = (
+        plan_execution(cost, source, sink, *none, regularization=0.2, mode=m).value for m in ("full", "frozen")
+    )
+    assert_close(full.objective, frozen.objective, 1e-9)
+    assert_close(frozen.objective, frozen.transport.value, 1e-9)
+    assert_close(frozen.linear_cost + frozen.entropy_cost, frozen.objective, 1e-9)
+
+
+@pytest.mark.parametrize("times", [10.0, 300.0])
+def test_impact_far_stronger_than_the_regularization_converges(times):
+    """Where halfway steps would oscillate: the condition of the minimum, C + Lambda pi G + lambda log(pi/mu nu) = f + g, holds."""
+    rng = np.random.default_rng(4)
+    cost, root = jnp.asarray(rng.random((3, 5))), rng.standard_normal((3, 3))
+    impact = jnp.asarray(times * (root @ root.T))
+    gaps = jnp.abs(jnp.arange(5.0)[:, None] - jnp.arange(5.0))
+    source, sink = jnp.full(3, 1 / 3), jnp.full(5, 0.2)
+    solution = run(cost, source, sink, impact, jnp.exp(-gaps), 0.05)
+    assert solution.result == RESULTS.successful
+    plan = solution.value.transport.plan
+    slope = cost + impact @ plan @ jnp.exp(-gaps) + 0.05 * jnp.log(plan / (source[:, None] * sink))
+    rest = slope - slope.mean(axis=1, keepdims=True)
+    assert_close(rest - rest.mean(axis=0), 0.0, 1e-7)
