@@ -96,7 +96,7 @@ def find_potentials(
     masses: Masses,
     regularization: Float[Array, ""],
     tolerance: float,
-    max_iterations: int,
+    max_iterations: Int[Array, ""] | int,
     start: Float[Array, " sink"] | None,
 ) -> Potentials:
     """Iterates until the error is within tolerance; from the sinks' potentials `start`, or through stages of lower and lower lambda."""

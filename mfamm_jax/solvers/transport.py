@@ -5,7 +5,7 @@ $$\min_{\pi}\ \langle C, \pi\rangle + \lambda\,KL(\pi\,\|\,\mu\otimes\nu), \qqua
 
 Masses may also give: then the marginals are not constraints but cost $\tau\,KL(\pi 1\|\mu)$ and $\tau\,KL(\pi^\top 1\|\nu)$.
 
-Solved by `sinkhorn.find_potentials`. The value is the dual objective at the potentials, so that its derivatives are those of the envelope
+Solved by `sinkhorn.find_potentials`, finished by Newton's method where that crawls. The value is the dual objective at the potentials, so that its derivatives are those of the envelope
 theorem: $\pi$ in C, f and g in the masses; nothing is unrolled. The plan's own derivatives, and second ones of the value, come from one
 Newton step at the solution (implicit function theorem).
 
@@ -20,8 +20,10 @@ from jax.scipy.special import xlogy
 from jaxtyping import Array, Float
 
 from mfamm_jax.results import RESULTS, Solution, when
-from mfamm_jax.solvers.sinkhorn import Masses, find_potentials
+from mfamm_jax.solvers.sinkhorn import Masses, Potentials, find_potentials
 
+EARLY_ITERATIONS = 2000  # of Sinkhorn before Newton's method tries to finish
+MOST_NEWTON = 3000  # potentials in one linear system
 TOLERANCE = {"float64": 1e-13, "float32": 1e-6}  # of the marginals
 SMALLEST_IN_FLOAT32 = 1e-3  # lambda over the range of the cost
 
@@ -80,7 +82,15 @@ def solve_transport(
     masses = Masses(source, sink, 1 / penalties[0], 1 / penalties[1])
     fixed = jax.lax.stop_gradient((cost, masses, regularization))
     limit = TOLERANCE[cost.dtype.name] if tolerance is None else tolerance
-    found = find_potentials(*fixed, tolerance=limit, max_iterations=max_iterations, start=start)
+    found = find_potentials(*fixed, tolerance=limit, max_iterations=min(max_iterations, EARLY_ITERATIONS), start=start)
+    if limit > 0 and sum(cost.shape) <= MOST_NEWTON:
+        found = _polished(found, *fixed, limit=limit)
+    if max_iterations > EARLY_ITERATIONS:
+        done = found.error <= limit
+        rest = jnp.where(done, 0, max_iterations - EARLY_ITERATIONS)
+        more = find_potentials(*fixed, tolerance=limit, max_iterations=rest, start=found.g)
+        more = eqx.tree_at(lambda p: p.iterations, more, found.iterations + more.iterations)
+        found = jax.tree.map(lambda x, y: jnp.where(done, x, y), found, more)
     f, g = jax.lax.stop_gradient(in_gauge(found.f, found.g, masses))
     if plan_gradient:
         f, g = _newton_step(f, g, cost, masses, regularization)
@@ -129,6 +139,28 @@ def _dual(
     excess = jnp.einsum("i,j,ij->", masses.source, masses.sink, kernel - 1, precision="highest")
     terms = _mass_term(f, masses.source, masses.source_give) + _mass_term(g, masses.sink, masses.sink_give)
     return terms - regularization * excess
+
+
+def _polished(found: Potentials, cost: Array, masses: Masses, regularization: Array, limit: float) -> Potentials:
+    """Newton's method on the marginals, from where Sinkhorn's iteration crawls: as long as the error halves."""
+
+    def error_of(f: Array, g: Array) -> Array:
+        plan = (
+            masses.source[:, None] * masses.sink[None, :] * jnp.exp((f[:, None] + g[None, :] - cost) / regularization)
+        )
+        rows = jnp.sum(plan, axis=1) - masses.source * jnp.exp(-masses.source_give * f)
+        columns = jnp.sum(plan, axis=0) - masses.sink * jnp.exp(-masses.sink_give * g)
+        return jnp.maximum(jnp.max(jnp.abs(rows)), jnp.max(jnp.abs(columns))) / jnp.sum(masses.source)
+
+    def step(state: tuple[Potentials, Array]) -> tuple[Potentials, Array]:
+        now, _ = state
+        f, g = in_gauge(*_newton_step(now.f, now.g, cost, masses, regularization), masses=masses)
+        error = error_of(f, g)
+        better = error <= 0.5 * now.error
+        kept = jax.tree.map(lambda x, y: jnp.where(better, x, y), Potentials(f, g, error, now.iterations), now)
+        return kept, better
+
+    return jax.lax.while_loop(lambda s: (s[0].error > limit) & s[1], step, (found, jnp.asarray(True)))[0]
 
 
 def _newton_step(f: Array, g: Array, cost: Array, masses: Masses, regularization: Array) -> tuple[Array, Array]:

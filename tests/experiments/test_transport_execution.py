@@ -50,7 +50,7 @@ def test_waiting_is_cheap_without_risk_aversion_and_the_dear_venue_is_avoided(tm
         tmp_path / "a", "objective.risk_aversion=0", "slots.fee_step=20", "slots.u_shape=0", "slots.capacity=3.0"
     )
     hurried, _ = run_small(
-        tmp_path / "b", "objective.risk_aversion=100", "slots.fee_step=20", "slots.u_shape=0", "slots.capacity=3.0"
+        tmp_path / "b", "objective.risk_aversion=30", "slots.fee_step=20", "slots.u_shape=0", "slots.capacity=3.0"
     )
     times = [float(m["tables"][0]["rows"][2][6]) for m in (patient, hurried)]
     assert abs(times[0] - 0.5) < 1e-3

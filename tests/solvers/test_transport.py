@@ -239,3 +239,14 @@ def test_bad_penalties_are_named():
     cost, source, sink = problem()
     with pytest.raises(ValueError, match="sink_penalty is -1, expected a number > 0"):
         solve_transport(cost, source, sink, 0.1, sink_penalty=-1.0)
+
+
+def test_where_sinkhorn_crawls_newton_finishes():
+    """Capacity that just suffices: the optimum's dual is nearly degenerate, and 100,000 iterations leave an error of 1e-11."""
+    cost = jnp.concatenate([jnp.tile(jnp.asarray([0.0, 40.0]), 6)[None].repeat(4, axis=0), jnp.zeros((1, 12))])
+    source, sink = jnp.asarray([0.125] * 4 + [0.5]), jnp.full(12, 1 / 12)
+    solution = solve(cost, source, sink, 1.0)
+    assert solution.result == RESULTS.successful
+    assert int(solution.stats["iterations"]) <= 2000
+    assert_close(jnp.sum(solution.value.plan, axis=1), source, 1e-13)
+    assert_close(jnp.sum(solution.value.plan, axis=0), sink, 1e-13)
