@@ -5,7 +5,7 @@
 The model is a fill rate of ten features fitted here to counts. XGBoost is timed through `inplace_predict` on the array and through
 `predict` on a fresh DMatrix (a kept one answers from its cache and would measure nothing). Compile time is printed apart and not
 counted. A depth table costs its trees once per market state; afterwards a Hamiltonian is a maximum over its nodes, which is timed
-per table lookup.
+per table lookup. Training of the imbalance network is timed after it, by `bench_training.py`.
 """
 
 import os
@@ -17,6 +17,7 @@ if hasattr(os, "sched_setaffinity"):
 
 import time
 
+import bench_training
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,3 +124,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    bench_training.main()

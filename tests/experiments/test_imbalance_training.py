@@ -296,6 +296,7 @@ def trained_area(root, seed, n, strength, labels=None, n_steps=600, n_between=50
     return area_estimate(score, *where), area_estimate(test.up_probability, *where), rivals
 
 
+@pytest.mark.slow
 def test_a_strong_signal_is_found_and_beats_what_looks_at_less(tmp_path):
     with jax.enable_x64(False):
         found, best, rivals = trained_area(tmp_path, 0, 5000, 8.0, n_steps=300, n_between=100)

@@ -256,6 +256,7 @@ def test_the_judgement_is_the_likelihood_of_11_added_up_by_hand(grown):
     assert int(found["clusters"]) == seconds
 
 
+@pytest.mark.slow
 def test_the_value_has_derivatives_in_the_market_state(grown):
     """Through soft trees, their table and the HJB equation."""
     trees, depths, softness = grown[1].trees, jnp.arange(1, 21) / 20, jnp.array([0.0, 0.1, 0.1])

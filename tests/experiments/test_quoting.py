@@ -137,6 +137,7 @@ def test_one_compile_serves_the_whole_sweep(tmp_path, monkeypatch):
     assert len(traced) == 2  # once for the base run's metrics, once for the sweep
 
 
+@pytest.mark.slow
 def test_replayed_quotes_react_to_the_state_at_each_decision(sessions):
     """The same tape with more volatility, toxicity or imbalance at the decisions: other orders."""
     config = load_config("quickstart", SMALL)

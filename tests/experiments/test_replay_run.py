@@ -91,6 +91,7 @@ def test_the_sweep_repeats_the_base_run_and_wider_quotes_fill_less(outcome):
         assert title in page
 
 
+@pytest.mark.slow
 def test_the_same_config_gives_the_same_orders_and_another_seed_others(outcome, tmp_path):
     again = run_small(tmp_path / "again", "replay_sweep", *SWEEP)
     other = run_small(tmp_path / "other", "replay_sweep", "seed=1", *SWEEP)

@@ -153,6 +153,7 @@ def test_list_shows_units_equations_and_usual_ranges(tmp_path):
     assert mfamm("list", "nonsense", cwd=tmp_path, check=False).returncode == 2
 
 
+@pytest.mark.slow
 def test_a_report_can_be_made_again_and_unusual_values_are_said(tmp_path):
     few = ["--set", "sweep.parameters.volatility=[0.1]", "--set", "sweep.parameters.risk_aversion=[0.1]"]
     mfamm("run", "hjb_sweep", *few, "--out", "one", cwd=tmp_path)

@@ -130,6 +130,7 @@ def test_coarser_maps_are_numbered_by_what_they_listen_to():
     assert coarser(fine, fine).tolist() == list(range(6))
 
 
+@pytest.mark.slow
 def test_a_coarser_map_solved_on_the_finest_is_itself(clock):
     coarse = imbalance_only()
     found = estimate_regimes(clock, coarse, 1.0, 0.0)

@@ -113,6 +113,7 @@ def test_buying_pressure_raises_both_quotes():
     assert rising.bid_depth < quiet.bid_depth
 
 
+@pytest.mark.slow
 def test_regimes_that_never_change_are_problems_of_their_own():
     problem, scheme = drifting(switching=0.0), ExplicitRK(200)
     policy = solved(problem, scheme=scheme)
@@ -125,6 +126,7 @@ def test_regimes_that_never_change_are_problems_of_their_own():
             assert_close(got.ask_depth, ask[inventory + 4], 1e-12)
 
 
+@pytest.mark.slow
 def test_the_signal_is_worth_what_the_equation_says():
     """A plain simulation of regimes, drift and fills: the policy earns H, and one that ignores the drift earns less.
 

@@ -59,6 +59,7 @@ def test_second_derivatives_in_either_decay(scheme):
     assert_close(hessian[0, 0] - hessian[1, 1], expected_hessian[0, 0] - expected_hessian[1, 1], float64=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", [TaylorAction(1, 60), Uniformization(4, 24)], ids=str)
 def test_decays_under_a_steep_terminal_penalty(scheme):
     """The fill rates start at e^11 per second, which no explicit step survives."""

@@ -91,6 +91,7 @@ def test_gradients_agree_with_the_sensitivity_equations(case_id, precision):
             np.testing.assert_allclose(got, expected, rtol=rel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", [TaylorAction, Uniformization])
 def test_linear_schemes_have_the_gradient_of_everything(wanted, precision):
     case = CASES["hjb/rb1"]
@@ -344,6 +345,7 @@ def _weighted_value(penalty, bid, ask, decay, horizon, drift, scheme, grid):
     return jnp.sum(value * jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scheme",
     [

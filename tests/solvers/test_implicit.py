@@ -162,6 +162,7 @@ def test_rows_of_a_table_and_a_batch_are_single_solves():
         assert_close(together.value.value[1, :, 1], solve(third, scheme, Grid(4)).value.initial_value, float64=1e-5)
 
 
+@pytest.mark.slow
 def test_a_row_of_nan_harms_no_other():
     good = symmetric(min_depth=0.3)
     batch = jax.tree.map(lambda x: jnp.broadcast_to(x, (2,)), good)

@@ -57,6 +57,7 @@ def test_obizhaeva_wang_is_the_best_schedule_and_its_limit():
     assert_close(2 * block + between * horizon, x, 1e-12)
 
 
+@pytest.mark.slow
 def test_the_power_law_density_sums_to_the_shares_and_keeps_its_impact_constant():
     for gamma in (0.3, 0.5, 0.8):
 

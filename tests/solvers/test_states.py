@@ -132,6 +132,7 @@ def test_two_asset_case(precision):
     within(solution.value.initial_value, case["expected"]["value"], case, precision, 1e-4)
 
 
+@pytest.mark.slow
 def test_uncorrelated_assets_are_solved_one_by_one():
     assets = (symmetric(), symmetric(scale=0.7, decay=1.1, inventory_penalty=0.01))
     scheme = ExplicitRK(60)

@@ -109,6 +109,7 @@ def test_fluid_slope_case(precision):
     assert_close(-slope, expected["minus_value_slope"], float64=1e-11, float32=1e-6)
 
 
+@pytest.mark.slow
 def test_fluid_scheme_converges_to_the_closed_form_with_order_one():
     exact = float(fluid_stationary_slope(ExponentialIntensity(1.0, 1.5), 0.009, jnp.asarray(2.0)))
     errors = []

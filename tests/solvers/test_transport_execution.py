@@ -59,6 +59,7 @@ def test_the_full_plan_is_the_constrained_minimum(seed):
     assert_close(found.linear_cost + found.impact_cost + found.entropy_cost, found.objective, 1e-9)
 
 
+@pytest.mark.slow
 def test_knowing_the_impact_costs_less_than_freezing_it():
     parts = problem()
     full, frozen = (run(*parts, regularization=REGULARIZATION, mode=mode).value for mode in ("full", "frozen"))
