@@ -55,6 +55,8 @@ def search_schedule(
 ) -> Solution:
     """The cheapest programme found.
 
+    Derivatives of its cost are those of the minimum (envelope theorem); those of its rates take the programme's shares of X as given.
+
     Args:
         kernel, impact: Of (20).
         shares: X; negative = sell.
@@ -73,31 +75,33 @@ def search_schedule(
     given = tuple(jnp.asarray(x, jnp.result_type(float)) for x in (shares, horizon, half_spread))
     _check(*given)
     shares, horizon, half_spread = given
-    time_step = horizon / n_steps
-    even = jnp.full(n_steps, shares / horizon)
-    unit = jnp.abs(trading_cost(even, time_step, kernel, impact, half_spread))
-    unit = jnp.where(unit > 0, unit, 1)
+    # The search itself has no reverse derivative and needs none.
+    still = jax.lax.stop_gradient((kernel, impact, *given))
 
-    def rates(numbers: Array) -> Array:
+    def rates(numbers: Array, shares: Array, horizon: Array) -> Array:
         bought, against = _shares(numbers, n_steps, may_reverse)
-        return shares / time_step * (bought - against)
+        return shares * n_steps / horizon * (bought - against)
 
     def cost(numbers: Array) -> Float[Array, ""]:
+        kernel, impact, shares, horizon, half_spread = still
         # The half spread is paid on what is bought and sold within a step too: never less than the truth, and smooth.
         turnover = jnp.sum(jnp.stack(_shares(numbers, n_steps, may_reverse)))
-        total = trading_cost(rates(numbers), time_step, kernel, impact) + half_spread * jnp.abs(shares) * turnover
-        return total / unit
+        total = trading_cost(rates(numbers, shares, horizon), horizon / n_steps, kernel, impact)
+        return (total + half_spread * jnp.abs(shares) * turnover) / unit
 
+    even = jnp.full(n_steps, still[2] / still[3])
+    unit = jnp.abs(trading_cost(even, still[3] / n_steps, still[0], still[1], still[4]))
+    unit = jnp.where(unit > 0, unit, 1)
     n_numbers = 2 * n_steps + 1 if may_reverse else n_steps
     starts = jax.random.normal(key, (n_starts, n_numbers), dtype=given[0].dtype).at[0].set(0)
     if may_reverse:
         starts = starts.at[:, -1].add(-4.0)  # little selling to begin with
     numbers, slope, counts = jax.vmap(lambda x: minimise(cost, x, max_iterations, SETTLED[x.dtype.name]))(starts)
-    found = jax.vmap(rates)(numbers)
-    costs = jax.vmap(lambda v: trading_cost(v, time_step, kernel, impact, half_spread))(found)
+    found = jax.vmap(lambda x: rates(x, shares, horizon))(numbers)
+    costs = jax.vmap(lambda v: trading_cost(v, horizon / n_steps, kernel, impact, half_spread))(found)
     best = jnp.argmin(jnp.where(jnp.isfinite(costs), costs, jnp.inf))
     signed = found[best] * jnp.sign(shares)
-    sold = time_step * jnp.sum(jnp.maximum(-signed, 0)) / jnp.abs(shares)
+    sold = horizon / n_steps * jnp.sum(jnp.maximum(-signed, 0)) / jnp.abs(shares)
     answer = FoundSchedule(found[best], costs[best], sold, costs)
     settled = slope[best] <= SETTLED[slope.dtype.name]
     stats = {"iterations": counts[best], "gradient": slope[best]}

@@ -94,6 +94,24 @@ def test_selling_is_buying_mirrored_and_costs_scale():
     assert_close(sold.cost, 9 * bought.cost, 1e-7)
 
 
+def test_derivatives_of_the_cost_are_those_of_the_minimum():
+    """Central differences of the whole search; the programme moves too, at no cost to first order. Error of the search 1e-6, divided by the step."""
+
+    def cost(numbers):
+        exponent, scale, shares, horizon, half_spread = numbers
+        impact = InstantImpact(scale, 0.8)
+        found = search_schedule(
+            PowerKernel(exponent), impact, shares, horizon, half_spread, jax.random.key(0), n_steps=6, n_starts=2
+        )
+        return found.value.cost
+
+    at = jnp.asarray([0.45, 1.3, 2.0, 1.5, 0.05])
+    exact, evaluate = jax.jit(jax.grad(cost))(at), jax.jit(cost)
+    for i in range(5):
+        step = jnp.zeros(5).at[i].set(1e-3)
+        assert_close(exact[i], (evaluate(at + step) - evaluate(at - step)) / 2e-3, 1e-4)
+
+
 @pytest.mark.slow
 def test_many_orders_at_once():
     kernel = kernel_of("power")
