@@ -35,6 +35,7 @@ def write_results(name: str, rows: list[dict]) -> None:
         "ott-jax",
         "pot",
         "pywavelets",
+        "distrax",
     ):
         try:
             packages[package] = version(package)

@@ -12,13 +12,14 @@ from mfamm_jax.experiments.verify_impact import IMPACT_KINDS
 from mfamm_jax.experiments.verify_kinds import KINDS
 from mfamm_jax.experiments.verify_market_making import MARKET_MAKING_KINDS
 from mfamm_jax.experiments.verify_replay import REPLAY_KINDS, DataMissing
+from mfamm_jax.experiments.verify_tail import TAIL_KINDS
 from mfamm_jax.experiments.verify_transport import TRANSPORT_KINDS
 from mfamm_jax.experiments.verify_wavelet import WAVELET_KINDS
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.results import RESULTS
 from mfamm_jax.solvers.hjb import ExplicitRK, Grid, HJBProblem, choose_scheme, optimal_depths, solve_hjb
 
-ALL_KINDS = KINDS | MARKET_MAKING_KINDS | REPLAY_KINDS | WAVELET_KINDS | TRANSPORT_KINDS | IMPACT_KINDS
+ALL_KINDS = KINDS | MARKET_MAKING_KINDS | REPLAY_KINDS | WAVELET_KINDS | TRANSPORT_KINDS | IMPACT_KINDS | TAIL_KINDS
 SHIPPED, SHIPPED_MARKET_MAKING, SHIPPED_SOLVERS = (
     Path(__file__).parent / name for name in ("cases.json", "cases_market_making.json", "cases_solvers.json")
 )

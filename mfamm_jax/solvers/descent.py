@@ -6,27 +6,66 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+Loss = Callable[[Any], Float[Array, ""]]
 
 
 def minimise(
-    loss: Callable[[Any], Float[Array, ""]], start: Any, max_iterations: int, gradient_limit: float
+    loss: Loss, start: Any, max_iterations: int, gradient_limit: float
 ) -> tuple[Any, Float[Array, ""], Int[Array, ""]]:
     """Steps until the gradient's norm is within the limit. `vmap` over starts.
 
     Returns:
         Where it ended, norm of the gradient at the last step's beginning, steps.
     """
+    advance, first = _stepper(loss, start)
+
+    def step(state: tuple) -> tuple:
+        x, memory, norm = advance(*state[:2])
+        return x, memory, norm, state[3] + 1
+
+    begin = (*first, jnp.asarray(jnp.inf, _dtype(start)), jnp.zeros((), jnp.int32))
+    x, _, norm, count = jax.lax.while_loop(lambda s: (s[2] > gradient_limit) & (s[3] < max_iterations), step, begin)
+    return x, norm, count
+
+
+def minimise_until_worse(
+    loss: Loss, judge: Loss, start: Any, max_iterations: int, patience: int
+) -> tuple[Any, Bool[Array, ""], Int[Array, ""]]:
+    """Steps until `judge`, the loss on data that the search does not see, has not fallen for `patience` of them.
+
+    Returns:
+        Where `judge` was lowest, whether the search ended before `max_iterations`, steps.
+    """
+    advance, first = _stepper(loss, start)
+
+    def step(state: tuple) -> tuple:
+        x, memory, best, lowest, since, count = state
+        x, memory, _ = advance(x, memory)
+        value = judge(x)
+        better = value < lowest
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), x, best)
+        return x, memory, best, jnp.where(better, value, lowest), jnp.where(better, 0, since + 1), count + 1
+
+    zero = jnp.zeros((), jnp.int32)
+    begin = (*first, start, judge(start), zero, zero)
+    state = jax.lax.while_loop(lambda s: (s[4] < patience) & (s[5] < max_iterations), step, begin)
+    return state[2], state[4] >= patience, state[5]
+
+
+def _stepper(loss: Loss, start: Any) -> tuple[Callable, tuple]:
+    """A step of L-BFGS on point and memory, which also gives the gradient's norm before it; and what to begin with."""
     optimiser = optax.lbfgs()
     slope = optax.value_and_grad_from_state(loss)
 
-    def step(state: tuple) -> tuple:
-        x, memory, _, count = state
+    def advance(x: Any, memory: Any) -> tuple:
         value, gradient = slope(x, state=memory)
         change, memory = optimiser.update(gradient, memory, x, value=value, grad=gradient, value_fn=loss)
-        return optax.apply_updates(x, change), memory, optax.tree.norm(gradient), count + 1
+        return optax.apply_updates(x, change), memory, optax.tree.norm(gradient)
 
-    dtype = jnp.result_type(*jax.tree.leaves(start))
-    first = (start, optimiser.init(start), jnp.asarray(jnp.inf, dtype), jnp.zeros((), jnp.int32))
-    x, _, norm, count = jax.lax.while_loop(lambda s: (s[2] > gradient_limit) & (s[3] < max_iterations), step, first)
-    return x, norm, count
+    return advance, (start, optimiser.init(start))
+
+
+def _dtype(start: Any) -> Any:
+    return jnp.result_type(*jax.tree.leaves(start))

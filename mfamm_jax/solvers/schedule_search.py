@@ -76,21 +76,22 @@ def search_schedule(
     _check(*given)
     shares, horizon, half_spread = given
     # The search itself has no reverse derivative and needs none.
-    still = jax.lax.stop_gradient((kernel, impact, *given))
+    still_kernel, still_impact = jax.lax.stop_gradient((kernel, impact))
+    still = jax.lax.stop_gradient(given)
 
     def rates(numbers: Array, shares: Array, horizon: Array) -> Array:
         bought, against = _shares(numbers, n_steps, may_reverse)
         return shares * n_steps / horizon * (bought - against)
 
     def cost(numbers: Array) -> Float[Array, ""]:
-        kernel, impact, shares, horizon, half_spread = still
+        shares, horizon, half_spread = still
         # The half spread is paid on what is bought and sold within a step too: never less than the truth, and smooth.
         turnover = jnp.sum(jnp.stack(_shares(numbers, n_steps, may_reverse)))
-        total = trading_cost(rates(numbers, shares, horizon), horizon / n_steps, kernel, impact)
+        total = trading_cost(rates(numbers, shares, horizon), horizon / n_steps, still_kernel, still_impact)
         return (total + half_spread * jnp.abs(shares) * turnover) / unit
 
-    even = jnp.full(n_steps, still[2] / still[3])
-    unit = jnp.abs(trading_cost(even, still[3] / n_steps, still[0], still[1], still[4]))
+    even = jnp.full(n_steps, still[0] / still[1])
+    unit = jnp.abs(trading_cost(even, still[1] / n_steps, still_kernel, still_impact, still[2]))
     unit = jnp.where(unit > 0, unit, 1)
     n_numbers = 2 * n_steps + 1 if may_reverse else n_steps
     starts = jax.random.normal(key, (n_starts, n_numbers), dtype=given[0].dtype).at[0].set(0)

@@ -1,0 +1,115 @@
+"""Laws of losses by maximum likelihood: one loss, one given covariates, several together.
+
+Source: docs/equations.md, (18).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mfamm_jax.models.joint_loss_flow import first_joint_flow
+from mfamm_jax.models.loss_flow import LossFlow, check_losses, conditional_flow, first_flow
+from mfamm_jax.results import RESULTS, Solution, when
+from mfamm_jax.solvers.descent import minimise, minimise_until_worse
+
+PATIENCE = 20
+
+
+def fit_loss_flow(
+    losses: Float[Array, " n"], *, n_layers: int = 1, n_bins: int = 8, bound: float = 3.0, max_iterations: int = 100
+) -> Solution:
+    """The law of one loss. `vmap` over samples.
+
+    Args:
+        losses: Independent draws, positive = lost [loss].
+        n_layers, n_bins, bound: Of the splines; with more than one layer of 8 bins a few thousand losses are followed too closely.
+        max_iterations: Of L-BFGS.
+
+    Returns:
+        `Solution` of a `LossFlow`; stats: mean log density, iterations, norm of the gradient.
+    """
+    start = first_flow(losses, n_layers=n_layers, n_bins=n_bins, bound=bound)
+
+    def loss(flow: LossFlow) -> Float[Array, ""]:
+        return -jnp.mean(flow.log_density(losses))
+
+    # A fiftieth of what chance in the sample makes of the gradient.
+    limit = 0.02 * float(np.sqrt(sum(x.size for x in jax.tree.leaves(start)) / losses.shape[0]))
+    found, gradient, count = minimise(loss, start, max_iterations, limit)
+    value = -loss(found)
+    result = when(gradient <= limit, RESULTS.successful, RESULTS.not_converged)
+    stats = {"log_density": value, "iterations": count, "gradient": gradient}
+    return Solution(found, when(jnp.isfinite(value), result, RESULTS.nonfinite), stats)
+
+
+def fit_conditional_flow(
+    losses: Float[Array, " n"],
+    covariates: Float[Array, "row covariate"],
+    key: PRNGKeyArray,
+    *,
+    width: int = 16,
+    max_iterations: int = 300,
+) -> Solution:
+    """The law of a loss given what was known before it, found by steps until the last fifth of the rows is fitted best.
+
+    Args:
+        losses: By row, in order of time [loss].
+        covariates: By row; standardised inside.
+        key: Of the network's first layer.
+        width: Of the hidden layer.
+        max_iterations: Of L-BFGS.
+
+    Returns:
+        `Solution` of a `ConditionalLossFlow`; stats: mean log density of the rows stepped on and of those held out, iterations.
+    """
+    check_losses(losses)
+    if covariates.shape[:1] != losses.shape:
+        raise ValueError(f"{covariates.shape[0]} rows of covariates for {losses.shape[0]} losses, expected as many")
+    if not isinstance(covariates, jax.core.Tracer) and not np.isfinite(np.asarray(covariates)).all():
+        row, column = np.argwhere(~np.isfinite(np.asarray(covariates)))[0]
+        raise ValueError(f"covariate {column + 1} of row {row + 1} is not finite: drop or fill gaps first")
+    n = _n_fitted(losses)
+    start = conditional_flow(fit_loss_flow(losses[:n]).value, covariates[:n], key, width=width)
+    return _fit_held_out(start, (losses, covariates), n, max_iterations)
+
+
+def fit_joint_flow(
+    losses: Float[Array, "n loss"], key: PRNGKeyArray, *, max_iterations: int = 300, **shape: Any
+) -> Solution:
+    """The joint law of several losses, found by steps until the last fifth of the rows is fitted best.
+
+    Args:
+        losses: One row per time [loss].
+        key: Of the networks' first layers.
+        max_iterations: Of L-BFGS.
+        shape: Of `first_joint_flow`.
+
+    Returns:
+        `Solution` of a `JointLossFlow`; stats as of `fit_conditional_flow`.
+    """
+    n = _n_fitted(losses)
+    return _fit_held_out(first_joint_flow(losses[:n], key, **shape), (losses,), n, max_iterations)
+
+
+def _n_fitted(losses: Array) -> int:
+    """Four fifths."""
+    n = losses.shape[0] * 4 // 5
+    if n < 50:
+        raise ValueError(f"{losses.shape[0]} rows, expected at least 63 to fit and to hold out")
+    return n
+
+
+def _fit_held_out(start: Any, rows: tuple[Array, ...], n: int, max_iterations: int) -> Solution:
+    def loss(flow: Any) -> Float[Array, ""]:
+        return -jnp.mean(flow.log_density(*(x[:n] for x in rows)))
+
+    def judge(flow: Any) -> Float[Array, ""]:
+        return -jnp.mean(flow.log_density(*(x[n:] for x in rows)))
+
+    found, ended, count = minimise_until_worse(loss, judge, start, max_iterations, PATIENCE)
+    stats = {"log_density": -loss(found), "held_out_log_density": -judge(found), "iterations": count}
+    result = when(ended, RESULTS.successful, RESULTS.not_converged)
+    return Solution(found, when(jnp.isfinite(stats["log_density"]), result, RESULTS.nonfinite), stats)
