@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from mfamm_jax.experiments.config import ConfigError
+from mfamm_jax.experiments.verify_hyperbolic import HYPERBOLIC_KINDS
 from mfamm_jax.experiments.verify_impact import IMPACT_KINDS
 from mfamm_jax.experiments.verify_kinds import KINDS
 from mfamm_jax.experiments.verify_market_making import MARKET_MAKING_KINDS
@@ -19,7 +20,16 @@ from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.results import RESULTS
 from mfamm_jax.solvers.hjb import ExplicitRK, Grid, HJBProblem, choose_scheme, optimal_depths, solve_hjb
 
-ALL_KINDS = KINDS | MARKET_MAKING_KINDS | REPLAY_KINDS | WAVELET_KINDS | TRANSPORT_KINDS | IMPACT_KINDS | TAIL_KINDS
+ALL_KINDS = (
+    KINDS
+    | MARKET_MAKING_KINDS
+    | REPLAY_KINDS
+    | WAVELET_KINDS
+    | TRANSPORT_KINDS
+    | IMPACT_KINDS
+    | TAIL_KINDS
+    | HYPERBOLIC_KINDS
+)
 SHIPPED, SHIPPED_MARKET_MAKING, SHIPPED_SOLVERS = (
     Path(__file__).parent / name for name in ("cases.json", "cases_market_making.json", "cases_solvers.json")
 )
