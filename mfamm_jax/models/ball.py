@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 MARGIN = {"float32": 4e-3, "float64": 1e-5}
 
-Point = Float[Array, "*batch dim"]
+Point = Float[Array, "*#batch dim"]  # Arguments broadcast.
 Curvature = Float[Array, ""] | float
 
 
@@ -28,7 +28,7 @@ def project(x: Point, curvature: Curvature) -> Point:
     return jnp.where(outside, x * largest / jnp.sqrt(jnp.where(outside, square, 1)), x)
 
 
-def conformal_factor(x: Point, curvature: Curvature) -> Float[Array, "*batch"]:
+def conformal_factor(x: Point, curvature: Curvature) -> Float[Array, "*#batch"]:
     """lambda_x."""
     return 2 / (1 - curvature * jnp.sum(x**2, axis=-1))
 
@@ -41,7 +41,7 @@ def mobius_add(x: Point, y: Point, curvature: Curvature) -> Point:
     return ((1 + 2 * c * xy + c * yy) * x + (1 - c * xx) * y) / (1 + 2 * c * xy + c**2 * xx * yy)
 
 
-def mobius_scale(factor: Float[Array, "*batch"] | float, x: Point, curvature: Curvature) -> Point:
+def mobius_scale(factor: Float[Array, "*#batch"] | float, x: Point, curvature: Curvature) -> Point:
     """$r \\otimes x$: r times as far from the origin."""
     root = jnp.sqrt(jnp.asarray(curvature, x.dtype))
     length = _length(root * x)
@@ -54,7 +54,7 @@ def mobius_matvec(matrix: Float[Array, "out dim"], x: Point, curvature: Curvatur
     return exp_origin(log_origin(x, curvature) @ matrix.T, curvature)
 
 
-def distance(x: Point, y: Point, curvature: Curvature) -> Float[Array, "*batch"]:
+def distance(x: Point, y: Point, curvature: Curvature) -> Float[Array, "*#batch"]:
     """$(2/\\sqrt c)\\,\\mathrm{atanh}(\\sqrt c\\,|(-x) \\oplus y|)$; its derivative at x = y is taken as 0."""
     root = jnp.sqrt(jnp.asarray(curvature, x.dtype))
     return 2 / root * jnp.squeeze(_atanh(_length(root * mobius_add(-x, y, curvature))), -1)

@@ -14,6 +14,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float
 
@@ -116,29 +117,31 @@ def simplex_allocation(
     expected_returns: Float[Array, " k"],
     covariance: Float[Array, "k k"],
     risk_weight: Float[Array, ""] | float,
-    n_steps: int = 200,
+    n_steps: int = 300,
 ) -> Float[Array, " k"]:
     r"""Shares >= 0, sum 1, that maximise $p^\top\mu - \lambda\sqrt{p^\top\Sigma p}$: what the best allocator without shorts does.
 
-    Mirror ascent (multiplicative weights) with averaged gradients; concave, so the answer is the maximum to about 1/n_steps of the span of
-    the gradient.
+    Nesterov's projected gradient with restarts (O'Donoghue & Candes 2015). The slope's Lipschitz constant is at most
+    $\lambda\,\lambda_{max}(\Sigma)\sqrt{1^\top\Sigma^{-1}1}$, so the maximum is met to twice that over n_steps^2, and mostly to far better.
     """
+    risk_weight = jnp.asarray(risk_weight, expected_returns.dtype)
 
-    def value(p: Array) -> Array:
-        return p @ expected_returns - risk_weight * jnp.sqrt(p @ covariance @ p)
+    def slope(p: Array) -> Array:
+        return expected_returns - risk_weight * covariance @ p / jnp.sqrt(p @ covariance @ p)
 
-    n = expected_returns.shape[0]
-    even = jnp.full(n, 1 / n, expected_returns.dtype)
-    size = jnp.max(jnp.abs(jax.grad(value)(even) - jnp.mean(jax.grad(value)(even)))) + 1e-12
+    ones = jnp.ones_like(expected_returns)
+    precision = ones @ jax.scipy.linalg.solve(covariance, ones, assume_a="pos")
+    steepest = risk_weight * jnp.linalg.eigvalsh(covariance)[-1] * jnp.sqrt(precision)
+    # Without risk the problem is linear: any finite step leads to the best vertex.
+    rate = 1 / (steepest + 0.05 * jnp.ptp(expected_returns) + jnp.finfo(ones.dtype).tiny)
 
-    def step(state: tuple[Array, Array, Array], k: Array) -> tuple[tuple[Array, Array, Array], None]:
-        logits, best, top = state
-        p = jax.nn.softmax(logits)
-        now = value(p)
-        better = now > top
-        slope = jax.grad(value)(p)
-        rate = 4.0 / (size * jnp.sqrt(1 + 0.05 * k))
-        return (logits + rate * (slope - slope @ p), jnp.where(better, p, best), jnp.where(better, now, top)), None
+    def step(state: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
+        p, ahead, t = state
+        moved = optax.projections.projection_simplex(ahead + rate * slope(ahead))
+        t = jnp.where((ahead - moved) @ (moved - p) > 0, 1.0, t)
+        longer = 0.5 * (1 + jnp.sqrt(1 + 4 * t**2))
+        # The point ahead may leave the simplex; the risk stays positive there.
+        return (moved, moved + (t - 1) / longer * (moved - p), longer), None
 
-    (_, best, _), _ = jax.lax.scan(step, (jnp.zeros(n, even.dtype), even, value(even)), jnp.arange(n_steps))
-    return best
+    even = ones / ones.size
+    return jax.lax.scan(step, (even, even, ones[0]), None, length=n_steps)[0][0]
