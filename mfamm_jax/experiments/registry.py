@@ -12,6 +12,7 @@ from mfamm_jax.experiments.panels import PANELS
 from mfamm_jax.experiments.paper_tables import PaperTables
 from mfamm_jax.experiments.quoting import Quoting
 from mfamm_jax.experiments.replay_run import Replay
+from mfamm_jax.experiments.risk_constrained import RiskConstrained
 from mfamm_jax.experiments.signal_quotes import SignalQuotes
 from mfamm_jax.experiments.sources import SOURCES
 from mfamm_jax.experiments.transport_execution import TransportExecution
@@ -29,6 +30,7 @@ EXPERIMENTS: dict[str, type] = {
     "transport_execution": TransportExecution,
     "impact_fit": ImpactFit,
     "optimal_schedule": OptimalSchedule,
+    "risk_constrained": RiskConstrained,
 }
 
 # Tables whose `kind` picks the class; the first is the default.

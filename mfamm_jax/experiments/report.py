@@ -17,6 +17,7 @@ from mfamm_jax.experiments import (
     imbalance_figures,
     impact_figures,
     replay_figures,
+    risk_figures,
     schedule_figures,
     signal_figures,
     transport_figures,
@@ -146,6 +147,10 @@ def _tables(run: Run) -> str:
         caption = "Left: what is left of the order. Middle: an opponent who knows the schedule, and one that learned it. Right: programmes under the "
         caption += "given impact. Data: arrays/base.npz, linear, opponents and search."
         text += _figure(run, "schedules", schedule_figures.schedules_and_opponents(run.arrays, run.metrics), caption)
+    if "draw/threshold" in run.arrays:
+        caption = "Left: expected P&amp;L against the probability of a breach, with 95 % intervals. Middle: breaches by step. Right: what "
+        caption += "the searches tried. Data: arrays/base.npz, judge, draw and search."
+        text += _figure(run, "frontier", risk_figures.frontier(run.arrays, run.metrics), caption)
     if "walk/used" in run.arrays:
         caption = "Left: how much less the quietest combination moves than the liveliest. Middle: its residual, with mean and deviation "
         caption += "of the window before. Right: profit. Data: arrays/base.npz, estimate, walk and look_ahead."

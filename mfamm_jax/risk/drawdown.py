@@ -75,6 +75,12 @@ def log_bridge_survival(
     crossed: Array,
 ) -> Float[Array, "*batch"]:
     """log P(no step goes below 0) of bridges between heights over the barrier; -inf where one has crossed."""
+    log_stay = log_bridge_stay(start, end, variances, crossed)
+    return jnp.where(jnp.any(crossed, axis=-1), -jnp.inf, jnp.sum(log_stay, axis=-1))
+
+
+def log_bridge_stay(start: Array, end: Array, variances: Array, crossed: Array) -> Array:
+    """log P(a bridge between two heights stays above 0), elementwise; 0 where it has crossed and nothing is left to ask."""
     moves = variances > 0
     exponent = -2 * jnp.where(crossed, 1.0, start * end) / jnp.where(moves, variances, 1.0)
     # log(1 - e^x): log(-expm1(x)) for small -x, log1p(-e^x) else.
@@ -83,8 +89,57 @@ def log_bridge_survival(
         jnp.log(-jnp.expm1(jnp.maximum(exponent, -0.7))),
         jnp.log1p(-jnp.exp(jnp.minimum(exponent, -0.7))),
     )
-    log_stay = jnp.where(moves & ~crossed, log_stay, 0)
-    return jnp.where(jnp.any(crossed, axis=-1), -jnp.inf, jnp.sum(log_stay, axis=-1))
+    return jnp.where(moves & ~crossed, log_stay, 0)
+
+
+def barrier_survival(
+    start: Float[Array, "step path"],
+    end: Float[Array, "step path"],
+    variances: Float[Array, "step path"],
+    barrier: Float[Array, ""] | float,
+) -> Float[Array, "step path"]:
+    """P(never below -barrier until the end of each step), given paths that jump from one `end` to the next `start`."""
+    return _survival(start + barrier, end + barrier, variances)
+
+
+def drawdown_survival(
+    start: Float[Array, "step path"],
+    end: Float[Array, "step path"],
+    variances: Float[Array, "step path"],
+    threshold: Float[Array, ""] | float,
+    key: PRNGKeyArray,
+) -> Float[Array, "step path"]:
+    """P(no drawdown above the threshold until the end of each step), as `bridge_drawdown_breach`; the running maximum starts at 0."""
+    top = _bridge_top(start, end, variances, key)
+    peak = jnp.maximum(jax.lax.cummax(top, axis=0), 0)
+    before = jnp.maximum(start, jnp.concatenate([jnp.zeros_like(peak[:1]), peak[:-1]]))
+    return _survival(start - before + threshold, end - peak + threshold, variances)
+
+
+def _survival(start: Array, end: Array, variances: Array) -> Array:
+    crossed = (start <= 0) | (end <= 0)
+    stays = jnp.exp(jnp.cumsum(log_bridge_stay(start, end, variances, crossed), axis=0))
+    return jnp.where(jnp.cumsum(crossed, axis=0) > 0, 0, stays)
+
+
+def _bridge_top(start: Array, end: Array, variances: Array, key: PRNGKeyArray) -> Array:
+    """A draw of the maximum of each bridge, exact: its square over the mean of the ends is exponential."""
+    uniform = jax.random.uniform(key, start.shape, start.dtype, minval=jnp.finfo(start.dtype).tiny)
+    rise = (end - start) ** 2 - 2 * variances * jnp.log(uniform)
+    return 0.5 * (start + end + jnp.where(rise > 0, jnp.sqrt(jnp.where(rise > 0, rise, 1)), 0))
+
+
+def breach_probability(survival: Float[Array, "step path"], weight: Float[Array, "step path"]) -> Float[Array, " path"]:
+    r"""$1 - S_n$ of every path, with derivatives whose mean is that of the probability: $\sum_i (S_{i-1} - S_i) w_i$.
+
+    Each step's loss of survival is weighted by the fills up to it alone: later ones only add noise to the score.
+
+    Args:
+        survival: S at the end of every step, from `barrier_survival` or `drawdown_survival`.
+        weight: 1 with the score as derivative, e.g. `PnlPaths.weight()`.
+    """
+    lost = jnp.concatenate([1 - survival[:1], survival[:-1] - survival[1:]])
+    return jnp.sum(lost * weight, axis=0)
 
 
 def bridge_drawdown_breach(
@@ -99,9 +154,7 @@ def bridge_drawdown_breach(
     whole threshold within one step, so take steps whose standard deviation is a small part of it.
     """
     start, end = path[..., :-1], path[..., 1:]
-    uniform = jax.random.uniform(key, start.shape, path.dtype, minval=jnp.finfo(path.dtype).tiny)
-    rise = (end - start) ** 2 - 2 * step_variances * jnp.log(uniform)
-    top = 0.5 * (start + end + jnp.where(rise > 0, jnp.sqrt(jnp.where(rise > 0, rise, 1)), 0))
+    top = _bridge_top(start, end, step_variances, key)
     peak = jax.lax.cummax(jnp.concatenate([path[..., :1], top], axis=-1), axis=path.ndim - 1)
     floor_before, floor_after = peak[..., :-1] - threshold, peak[..., 1:] - threshold
     crossed = (start <= floor_before) | (end <= floor_after)
