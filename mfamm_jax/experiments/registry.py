@@ -7,6 +7,7 @@ from mfamm_jax.experiments.hummingbot import Hummingbot
 from mfamm_jax.experiments.imbalance_training import ImbalanceTraining
 from mfamm_jax.experiments.impact_fit import ImpactFit
 from mfamm_jax.experiments.intensity_trees import IntensityTrees
+from mfamm_jax.experiments.losses import LOSSES
 from mfamm_jax.experiments.optimal_schedule import DECAYS, OptimalSchedule
 from mfamm_jax.experiments.panels import PANELS
 from mfamm_jax.experiments.paper_tables import PaperTables
@@ -15,6 +16,7 @@ from mfamm_jax.experiments.replay_run import Replay
 from mfamm_jax.experiments.risk_constrained import RiskConstrained
 from mfamm_jax.experiments.signal_quotes import SignalQuotes
 from mfamm_jax.experiments.sources import SOURCES
+from mfamm_jax.experiments.tail_risk import TailRisk
 from mfamm_jax.experiments.transport_execution import TransportExecution
 
 EXPERIMENTS: dict[str, type] = {
@@ -31,7 +33,14 @@ EXPERIMENTS: dict[str, type] = {
     "impact_fit": ImpactFit,
     "optimal_schedule": OptimalSchedule,
     "risk_constrained": RiskConstrained,
+    "tail_risk": TailRisk,
 }
 
 # Tables whose `kind` picks the class; the first is the default.
-KINDS: dict[str, dict[str, type]] = {"market": SOURCES, "panel": PANELS, "flow": FLOWS, "decay": DECAYS}
+KINDS: dict[str, dict[str, type]] = {
+    "market": SOURCES,
+    "panel": PANELS,
+    "flow": FLOWS,
+    "decay": DECAYS,
+    "losses": LOSSES,
+}

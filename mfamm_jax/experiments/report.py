@@ -20,6 +20,7 @@ from mfamm_jax.experiments import (
     risk_figures,
     schedule_figures,
     signal_figures,
+    tail_figures,
     transport_figures,
     tree_figures,
 )
@@ -151,6 +152,9 @@ def _tables(run: Run) -> str:
         caption = "Left: expected P&amp;L against the probability of a breach, with 95 % intervals. Middle: breaches by step. Right: what "
         caption += "the searches tried. Data: arrays/base.npz, judge, draw and search."
         text += _figure(run, "frontier", risk_figures.frontier(run.arrays, run.metrics), caption)
+    if "estimate/curve_flow" in run.arrays:
+        caption = "Left: how often losses are larger. Middle: CVaR by level. Right: the last forecasts. Data: arrays/base.npz, estimate and forecast."
+        text += _figure(run, "tail", tail_figures.tail_and_forecasts(run.arrays, run.metrics), caption)
     if "walk/used" in run.arrays:
         caption = "Left: how much less the quietest combination moves than the liveliest. Middle: its residual, with mean and deviation "
         caption += "of the window before. Right: profit. Data: arrays/base.npz, estimate, walk and look_ahead."

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mfamm_jax.experiments.figures import BASELINE, OURS, Arrays, figure_axes, svg_text
 
@@ -18,9 +17,10 @@ def frontier(arrays: Arrays, metrics: dict[str, Any]) -> str:
     left.errorbar(breach[0], mean[0], xerr=1.96 * error[0], fmt="^", ms=4, color=BASELINE, label="as given")
     left.axvline(metrics["limit"], color="tab:red", lw=0.8, ls="--", label="limit")
     left.set(xscale="log", xlabel="P(breach)", ylabel="expected P&L")
-    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
-    left.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    left.xaxis.set_minor_formatter(NullFormatter())
+    left.minorticks_off()
+    low, high = left.get_xlim()
+    ticks = [x for power in range(-6, 1) for x in (10.0**power, 2 * 10.0**power, 5 * 10.0**power) if low < x < high]
+    left.set_xticks(ticks, [f"{x:g}" for x in ticks])
     left.legend(fontsize=7)
     for name, colour, label in (("start", BASELINE, "as given"), ("best", OURS, "best under the limit")):
         breach = arrays[f"draw/{name}"]

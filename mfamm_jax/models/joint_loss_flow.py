@@ -56,7 +56,8 @@ class JointLossFlow(eqx.Module):
         spread = jax.random.gamma(gamma_key, 0.5 * nu, (n, 1), dtype) / (0.5 * nu)
         return jax.vmap(self._from_base)(jax.random.normal(normal_key, (n, d), dtype) / jnp.sqrt(spread))
 
-    def _triangle(self) -> Float[Array, "loss loss"]:
+    def triangle(self) -> Float[Array, "loss loss"]:
+        """A."""
         return jnp.tril(self.factor, -1) + jnp.diag(jnp.exp(jnp.diag(self.factor)))
 
     def _from_base(self, z: Float[Array, " loss"]) -> Float[Array, " loss"]:
@@ -65,10 +66,10 @@ class JointLossFlow(eqx.Module):
             scale, shift, spline = self._numbers(network, kept, moved.size)
             y, _ = jax.vmap(spline_forward, (0, 0, None))(moved, spline.bins, self.bound)
             z = _join(kept, y * jnp.exp(scale) + shift, moves_first)
-        return self.location + self._triangle() @ z
+        return self.location + self.triangle() @ z
 
     def _to_base(self, loss: Float[Array, " loss"]) -> tuple[Float[Array, " loss"], Float[Array, ""]]:
-        x = jax.scipy.linalg.solve_triangular(self._triangle(), loss - self.location, lower=True)
+        x = jax.scipy.linalg.solve_triangular(self.triangle(), loss - self.location, lower=True)
         log_slope = -jnp.trace(self.factor)
         for layer, network in reversed(list(enumerate(self.networks))):
             kept, moved, moves_first = _halves(x, layer)

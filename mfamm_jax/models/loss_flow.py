@@ -134,7 +134,10 @@ class ConditionalLossFlow(eqx.Module):
     def at(self, covariates: Float[Array, " covariate"]) -> LossFlow:
         """The law of the loss given one vector of covariates; `vmap` for many."""
         numbers, rebuild = jax.flatten_util.ravel_pytree(self.base)
-        return rebuild(numbers + self.network((covariates - self.center) / self.scale))
+        moved = rebuild(numbers + self.network((covariates - self.center) / self.scale))
+        # The network speaks of the location in units of the base's scale.
+        shift = (moved.location - self.base.location) * jnp.exp(self.base.log_scale)
+        return eqx.tree_at(lambda f: f.location, moved, self.base.location + shift)
 
     def log_density(self, losses: Float[Array, " n"], covariates: Float[Array, "n covariate"]) -> Float[Array, " n"]:
         """Of every loss given its own covariates."""

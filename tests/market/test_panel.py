@@ -49,7 +49,7 @@ def test_what_is_wrong_is_named(tmp_path):
         broken("x", "x", columns=("AA", "B"))
     with pytest.raises(DataError, match='column "note" holds String'):
         broken("x", "x", columns=("A", "note"))
-    with pytest.raises(DataError, match="1 price columns, expected at least 2"):
+    with pytest.raises(DataError, match="1 columns of numbers, expected at least 2"):
         broken("x", "x", columns=("A",))
     with pytest.raises(DataError, match='column "A" never changes; leave it out'):
         load_panel(written(tmp_path, "ts,A,B\n1,5,1\n2,5,2\n3,5,3\n"))

@@ -9,6 +9,8 @@ from mfamm_jax.results import RESULTS
 from mfamm_jax.risk.cvar import quadrature_tail_risk
 from mfamm_jax.solvers.flow_fit import fit_conditional_flow, fit_joint_flow, fit_loss_flow
 
+from ..checks import assert_close
+
 LEVELS = np.array([0.95, 0.99, 0.999])
 
 
@@ -29,7 +31,7 @@ def test_the_quantiles_of_a_law_give_its_tail_risk(precision):
         solution = jax.jit(fit_loss_flow)(student_t.survival_quantile(p, jnp.asarray(3.0)))
         assert solution.result == RESULTS.successful
         found = np.asarray(risks(solution.value))
-        np.testing.assert_allclose(found[:2], t_cvar(LEVELS[:2]), rtol=0.02)
+        np.testing.assert_allclose(found[:2], t_cvar(LEVELS[:2]), rtol=0.025)
         np.testing.assert_allclose(found[2], t_cvar(LEVELS[2]), rtol=0.06)
         assert abs(float(solution.value.degrees_of_freedom) - 3) < 0.4
 
@@ -115,3 +117,25 @@ def test_what_cannot_be_fitted_is_said():
         fit_joint_flow(jnp.ones((40, 2)), jax.random.key(0))
     with pytest.raises(ValueError, match="half of the losses are 0"):
         fit_loss_flow(jnp.zeros(100))
+
+
+def test_the_unit_of_the_losses_does_not_matter():
+    """Basis points or fractions: the same law, and a search that ends in either."""
+    key = jax.random.key(8)
+    losses = student_t.sample(key, jnp.asarray(4.0), 600)
+    covariates = jax.random.normal(jax.random.fold_in(key, 1), (600, 1))
+    pairs = jnp.stack([losses, jax.random.normal(jax.random.fold_in(key, 2), (600,))], axis=1)
+    fits = {
+        "one": lambda unit: fit_loss_flow(unit * losses + unit),
+        "conditional": lambda unit: fit_conditional_flow(unit * losses + unit, covariates, key, width=2),
+        "joint": lambda unit: fit_joint_flow(unit * pairs + unit, key, n_layers=1, width=2),
+    }
+    for name, fit in fits.items():
+        small, large = jax.jit(fit)(jnp.asarray(1e-3)), jax.jit(fit)(jnp.asarray(10.0))
+        assert bool(small.result == RESULTS.successful), name
+        n_losses = 2 if name == "joint" else 1
+        moved = np.log(1e4) * n_losses
+        assert_close(small.stats["log_density"] - moved, large.stats["log_density"], 1e-3)
+    quantile = [fit_loss_flow(unit * losses).value.survival_quantile(jnp.asarray(0.01)) / unit for unit in (1e-3, 10.0)]
+    # A search that ends near the top of a flat likelihood: a fraction of the 7 % by which samples of this size differ.
+    assert_close(quantile[0], quantile[1], 1e-2)

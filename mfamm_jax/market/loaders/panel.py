@@ -29,10 +29,16 @@ class Panel:
     source: tuple[tuple[str, str], ...] = ()
 
 
-def load_panel(path: Path | str, columns: tuple[str, ...] = ()) -> Panel:
+def load_panel(path: Path | str, columns: tuple[str, ...] = (), *, prices: bool = True, n_least: int = 2) -> Panel:
     """Reads the named columns, or every numeric one that is not a time.
 
     A first column of times (text, dates or integers named like time) must rise.
+
+    Args:
+        path: csv, csv.gz, zip or Parquet.
+        columns: Names; none = every numeric column.
+        prices: Numbers must be positive; False = any finite ones, as P&L is.
+        n_least: Columns that must be there.
 
     Raises:
         DataError: Unreadable file, missing column, gaps, non-positive prices, times that do not rise.
@@ -58,14 +64,15 @@ def load_panel(path: Path | str, columns: tuple[str, ...] = ()) -> Panel:
             raise DataError(f'{path}: no column "{name}"{hint} Columns: {", ".join(frame.columns)}')
         if not frame[name].dtype.is_numeric():
             raise DataError(f'{path}: column "{name}" holds {frame[name].dtype}, expected numbers')
-    if len(names) < 2:
-        raise DataError(f"{path}: {len(names)} price columns, expected at least 2")
+    if len(names) < n_least:
+        raise DataError(f"{path}: {len(names)} columns of numbers, expected at least {n_least}")
     levels = frame.select(pl.col(names).cast(pl.Float64)).to_numpy()
-    bad = np.argwhere(~(np.isfinite(levels) & (levels > 0)))
+    bad = np.argwhere(~(np.isfinite(levels) & ((levels > 0) | (not prices))))
     if len(bad):
         row, column = bad[0]
+        wanted = "a price > 0" if prices else "a finite number"
         raise DataError(
-            f'{path}: row {row + 1} of column "{names[column]}" is {levels[row, column]}, expected a price > 0 ({len(bad)} such cells); fill or '
+            f'{path}: row {row + 1} of column "{names[column]}" is {levels[row, column]}, expected {wanted} ({len(bad)} such cells); fill or '
             "drop gaps first"
         )
     for column, name in enumerate(names):
