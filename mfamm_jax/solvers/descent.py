@@ -31,9 +31,9 @@ def minimise(
 
 
 def minimise_until_worse(
-    loss: Loss, judge: Loss, start: Any, max_iterations: int, patience: int
+    loss: Loss, judge: Loss, start: Any, max_iterations: int, patience: int, least: float = 0.0
 ) -> tuple[Any, Bool[Array, ""], Int[Array, ""]]:
-    """Steps until `judge`, the loss on data that the search does not see, has not fallen for `patience` of them.
+    """Steps until `judge`, e.g. the loss on data that the search does not see, has not fallen by more than `least` for `patience` of them.
 
     Returns:
         Where `judge` was lowest, whether the search ended before `max_iterations`, steps.
@@ -44,7 +44,7 @@ def minimise_until_worse(
         x, memory, best, lowest, since, count = state
         x, memory, _ = advance(x, memory)
         value = judge(x)
-        better = value < lowest
+        better = value < lowest - least
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), x, best)
         return x, memory, best, jnp.where(better, value, lowest), jnp.where(better, 0, since + 1), count + 1
 

@@ -119,6 +119,7 @@ def test_what_cannot_be_fitted_is_said():
         fit_loss_flow(jnp.zeros(100))
 
 
+@pytest.mark.slow
 def test_the_unit_of_the_losses_does_not_matter():
     """Basis points or fractions: the same law, and a search that ends in either."""
     key = jax.random.key(8)
