@@ -1,5 +1,6 @@
 """Which name in a config file means which class."""
 
+from mfamm_jax.experiments.allocation import Allocation
 from mfamm_jax.experiments.cointegration import CointegrationExperiment
 from mfamm_jax.experiments.flows import FLOWS
 from mfamm_jax.experiments.hjb_sweep import HJBExperiment
@@ -16,6 +17,7 @@ from mfamm_jax.experiments.replay_run import Replay
 from mfamm_jax.experiments.risk_constrained import RiskConstrained
 from mfamm_jax.experiments.signal_quotes import SignalQuotes
 from mfamm_jax.experiments.sources import SOURCES
+from mfamm_jax.experiments.strategies import STRATEGIES
 from mfamm_jax.experiments.tail_risk import TailRisk
 from mfamm_jax.experiments.transport_execution import TransportExecution
 
@@ -34,6 +36,7 @@ EXPERIMENTS: dict[str, type] = {
     "optimal_schedule": OptimalSchedule,
     "risk_constrained": RiskConstrained,
     "tail_risk": TailRisk,
+    "allocation": Allocation,
 }
 
 # Tables whose `kind` picks the class; the first is the default.
@@ -43,4 +46,5 @@ KINDS: dict[str, dict[str, type]] = {
     "flow": FLOWS,
     "decay": DECAYS,
     "losses": LOSSES,
+    "strategies": STRATEGIES,
 }

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from mfamm_jax.experiments import (
+    allocation_figures,
     cointegration_figures,
     figures,
     imbalance_figures,
@@ -155,6 +156,11 @@ def _tables(run: Run) -> str:
     if "estimate/curve_flow" in run.arrays:
         caption = "Left: how often losses are larger. Middle: CVaR by level. Right: the last forecasts. Data: arrays/base.npz, estimate and forecast."
         text += _figure(run, "tail", tail_figures.tail_and_forecasts(run.arrays, run.metrics), caption)
+    if "judge/points" in run.arrays:
+        caption = "Left: rewards while learning. Right: where the ball network puts the strategies over a judging path. Data: arrays/base.npz, learn and judge."
+        text += _figure(run, "allocation", allocation_figures.allocation(run.arrays, run.metrics), caption)
+        caption = "Shares of capital over the first judging path. Data: arrays/base.npz, judge/shares."
+        text += _figure(run, "shares", allocation_figures.shares(run.arrays, run.metrics), caption)
     if "walk/used" in run.arrays:
         caption = "Left: how much less the quietest combination moves than the liveliest. Middle: its residual, with mean and deviation "
         caption += "of the window before. Right: profit. Data: arrays/base.npz, estimate, walk and look_ahead."

@@ -24,6 +24,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from mfamm_jax.models import ball
 
 Mean = Literal["midpoint", "local_tangent", "rulebook"]
+# Below it a softmax is a maximum in any precision, and training would find no way back.
+COLDEST = 0.01
 
 
 def aggregate(
@@ -92,7 +94,7 @@ class AllocationNetwork(eqx.Module):
 
     def logits(self, features: Float[Array, "node feature"], edges: Bool[Array, "node node"]) -> Float[Array, " node"]:
         """Before the softmax."""
-        return self.bias - self._distances(self.embed(features, edges)) / jnp.exp(self.log_temperature)
+        return self.bias - self._distances(self.embed(features, edges)) / _temperature(self.log_temperature)
 
     def __call__(
         self, features: Float[Array, "node feature"], edges: Bool[Array, "node node"]
@@ -113,7 +115,7 @@ class AllocationNetwork(eqx.Module):
         for layer in self.layers:
             moved = ball.mobius_add(ball.mobius_matvec(layer.matrix, points, c), ball.exp_origin(layer.offset, c), c)
             moved = ball.project(moved, c)
-            attention = attention_by_distance(moved, edges, jnp.exp(layer.log_temperature), c)
+            attention = attention_by_distance(moved, edges, _temperature(layer.log_temperature), c)
             averaged = ball.project(aggregate(moved, attention, c, self.mean), c)
             points = ball.project(ball.exp_origin(jnp.tanh(ball.log_origin(averaged, c)), c), c)
         return points
@@ -123,7 +125,7 @@ class AllocationNetwork(eqx.Module):
         for layer in self.layers:
             moved = points @ layer.matrix.T + layer.offset
             apart = jnp.sum((moved[:, None] - moved[None]) ** 2, axis=-1)
-            attention = jax.nn.softmax(-apart / jnp.exp(layer.log_temperature), axis=1, where=allowed)
+            attention = jax.nn.softmax(-apart / _temperature(layer.log_temperature), axis=1, where=allowed)
             points = jnp.tanh(attention @ moved)
         return points
 
@@ -133,6 +135,10 @@ class AllocationNetwork(eqx.Module):
             return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         prototype = ball.project(ball.exp_origin(self.prototype, self.curvature), self.curvature)
         return ball.distance(points, jnp.broadcast_to(prototype, points.shape), self.curvature)
+
+
+def _temperature(logarithm: Float[Array, ""]) -> Float[Array, ""]:
+    return COLDEST + jnp.exp(jnp.minimum(logarithm, 10.0))
 
 
 def first_network(
@@ -163,7 +169,7 @@ def first_network(
         entrance=normal(1001, (dim, n_features), 0.3 / np.sqrt(n_features)),
         layers=layers,
         prototype=normal(1002, (dim,), 0.3),
-        log_temperature=jnp.zeros((), dtype),
+        log_temperature=jnp.asarray(-1.5, dtype),
         bias=jnp.zeros(n_nodes, dtype),
         curvature=curvature,
         mean=mean,
