@@ -49,5 +49,6 @@ def shares(arrays: Arrays, metrics: dict[str, Any]) -> str:
         )
         axis.set(ylabel=f"{name}: shares", ylim=(0, 1))
     axes[-1, 0].set(xlabel="period")
-    axes[0, 0].legend(fontsize=6, ncols=5, loc="upper center")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, ncols=5, loc="outside upper center")
     return svg_text(figure)

@@ -49,7 +49,7 @@ class AllocationTask(eqx.Module):
 
     def rewards(
         self, shares: Float[Array, "step strategy"], pnl: Float[Array, "step strategy"]
-    ) -> Float[Array, " step"]:
+    ) -> Float[Array, " rewarded"]:
         """(17) of every rewarded step; before the first one capital is spread evenly."""
         before = jnp.concatenate([jnp.full_like(shares[:1], 1 / shares.shape[1]), shares[:-1]])
         return allocation_reward(

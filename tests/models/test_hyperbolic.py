@@ -7,6 +7,7 @@ from jax.flatten_util import ravel_pytree
 
 from mfamm_jax.models import ball
 from mfamm_jax.models.hyperbolic import (
+    COLDEST,
     aggregate,
     attention_by_distance,
     check_connected,
@@ -93,12 +94,16 @@ def test_small_curvature_is_almost_the_euclidean_network():
     features = jax.random.normal(jax.random.key(5), (5, 4))
     ball_network = first_network(jax.random.key(1), n_nodes=5, n_features=4, dim=3, curvature=1e-8)
     plane = first_network(jax.random.key(1), n_nodes=5, n_features=4, dim=3, curvature=0.0)
+
+    def hotter(log_temperature, factor):
+        return jnp.log(factor * (COLDEST + jnp.exp(log_temperature)) - COLDEST)
+
     layers = tuple(
-        eqx.tree_at(lambda x: x.log_temperature, layer, layer.log_temperature + np.log(4))
+        eqx.tree_at(lambda x: x.log_temperature, layer, hotter(layer.log_temperature, 4))
         for layer in ball_network.layers
     )
     matched = eqx.tree_at(
-        lambda x: (x.layers, x.log_temperature), ball_network, (layers, ball_network.log_temperature + np.log(2))
+        lambda x: (x.layers, x.log_temperature), ball_network, (layers, hotter(ball_network.log_temperature, 2))
     )
     assert_close(matched(features, RING), plane(features, RING), 1e-6)
 
