@@ -45,6 +45,7 @@ def test_what_does_not_fit_stays_and_what_just_fits_fills_everything(tmp_path):
     np.testing.assert_allclose(exact["full/plan"].sum(), 1.0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_waiting_is_cheap_without_risk_aversion_and_the_dear_venue_is_avoided(tmp_path):
     patient, _ = run_small(
         tmp_path / "a", "objective.risk_aversion=0", "slots.fee_step=20", "slots.u_shape=0", "slots.capacity=3.0"
@@ -58,6 +59,7 @@ def test_waiting_is_cheap_without_risk_aversion_and_the_dear_venue_is_avoided(tm
     assert all(row[5] > 0.95 for row in patient["tables"][1]["rows"])
 
 
+@pytest.mark.slow
 def test_hedged_baskets_move_prices_less(tmp_path):
     """Correlated prices: selling one while buying the other offsets."""
     both, _ = run_small(tmp_path / "a", "panel.n_assets=2", "basket.sides=long_short")

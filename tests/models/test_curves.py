@@ -84,6 +84,7 @@ def test_slope_of_the_hamiltonian_is_minus_the_rate(name, low, high):
 
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("risk_aversion", [0.0, 0.4])
+@pytest.mark.slow
 def test_depths_and_gains_have_gradients_in_every_parameter(name, risk_aversion):
     intensity = curve(name)
     bounds = limits(risk_aversion)

@@ -76,6 +76,7 @@ def test_without_layers_moved_it_is_students_t():
     assert abs(float(jnp.exp(law.log_scale)) - 3.0) < 0.15
 
 
+@pytest.mark.slow
 def test_gradients_and_jit_vmap_loop():
     law, x = flow(), jnp.asarray([-3.0, 0.1, 7.0])
     numbers, rebuild = jax.flatten_util.ravel_pytree(law)

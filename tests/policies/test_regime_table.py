@@ -172,6 +172,7 @@ def simulate(problem, table, n_paths=20_000, step=0.02):
     return value
 
 
+@pytest.mark.slow
 def test_gradients_and_jit_vmap_loop():
     policy = solved(drifting(), risk=(0.0, 1.0, 2.0))
 

@@ -30,6 +30,7 @@ def apart(states):
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.11])
+@pytest.mark.slow
 def test_instruments_that_ignore_each_other_trade_as_if_alone(latency):
     built = parts(1, 2, order_latency=latency, response_latency=latency / 2)
     tapes = tuple(tape for tape, _ in built)

@@ -73,6 +73,7 @@ def garch(n, seed=0):
     return jax.lax.scan(step, jnp.ones(()), shocks)[1]
 
 
+@pytest.mark.slow
 def test_covariates_that_matter_are_used():
     """Volatility known before every loss: on later rows most of what can be known is."""
     losses, log_variance = garch(4000)
@@ -93,6 +94,7 @@ def test_covariates_that_matter_are_used():
     assert 1.4 < float(wild / calm) < 1.95
 
 
+@pytest.mark.slow
 def test_losses_that_come_together_are_found():
     """Multivariate t with 4 degrees: the risk of the sum, where independent tails would have two thirds of it."""
     n, freedom = 6000, 4.0

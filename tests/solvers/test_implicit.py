@@ -182,6 +182,7 @@ def test_a_row_of_nan_harms_no_other():
         assert int(steps[0]) == int(alone.stats["n_steps"])
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_loop_agree():
     def value(phi):
         return solve_hjb(symmetric(inventory_penalty=phi), HanWong(max_steps=64), Grid(3)).value.value

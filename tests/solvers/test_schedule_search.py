@@ -67,6 +67,7 @@ def test_without_reversals_it_agrees_with_a_solver_that_knows_bounds():
     assert_close(found.cost, other.fun, 1e-6)
 
 
+@pytest.mark.slow
 def test_concave_impact_is_cheaper_in_bursts_and_never_pays_where_it_is_admissible():
     """The order's cost stays positive, with reversals too: gamma + delta = 1, gamma above 0.415."""
     kernel, even = kernel_of("power"), jnp.ones(N)

@@ -203,6 +203,7 @@ def test_a_high_penalty_fixes_the_masses():
 
 
 @pytest.mark.parametrize("penalties", [(jnp.inf, jnp.inf), (0.5, 2.0)])
+@pytest.mark.slow
 def test_second_derivatives_of_the_value_and_first_of_the_plan(penalties):
     cost, source, sink = problem(4, 3)
 

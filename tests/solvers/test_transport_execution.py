@@ -148,6 +148,7 @@ def test_what_makes_no_sense_is_said():
         kyle_matrix(jnp.ones((2, 2)), jnp.eye(2))
 
 
+@pytest.mark.slow
 def test_masses_other_than_one_are_priced_alike_in_both_modes():
     """Without cross impact both modes solve one problem; twice the mass at half the price per unit is the same plan twice."""
     rng = np.random.default_rng(3)
