@@ -103,7 +103,7 @@ class RiskConstrained(AbstractExperiment):
 
     def numbers_per_row(self) -> int:
         """Paths of a step of the search, forward and back, and those that judge."""
-        return self.n_steps * (30 * self.search.n_paths + 8 * self.search.n_paths)
+        return 40 * self.n_steps * self.search.n_paths
 
     def prepare(self, folder: Any, seed: int, say: Callable[[str], None], progress: Any = None) -> None:
         """Nothing to load, but names to check."""
@@ -157,8 +157,8 @@ class RiskConstrained(AbstractExperiment):
     def row(self, plan: Any, prepared: Any, key: PRNGKeyArray) -> dict[str, Array]:
         """The optimum under the given limit, as fresh paths see it."""
         results: dict[str, Any] = {}
-        for name, stage in self.stages(plan)[:2]:
-            results |= stage(self, prepared, results, jax.random.fold_in(key, len(name)))
+        for number, (_, stage) in enumerate(self.stages(plan)[:2]):
+            results |= stage(self, prepared, results, jax.random.fold_in(key, number))
         judged = results["judge"]
         chosen = {name: results["search"]["parameters"][-1, i] for i, name in enumerate(self.free)}
         names = ("mean", "std", "breach", "upper")

@@ -30,6 +30,7 @@ def risk_metrics(experiment: Any, results: dict[str, Any]) -> dict[str, Any]:
                 "" if price[i] is None else float(price[i]),
             ]
         )
+    n_fresh = -(-experiment.search.n_fresh // experiment.search.n_paths) * experiment.search.n_paths
     what = "the start" if experiment.limit.kind == "barrier" else "the highest point so far"
     table = {
         "title": "The most profitable parameters under each limit on the probability of a breach",
@@ -46,7 +47,7 @@ def risk_metrics(experiment: Any, results: dict[str, Any]) -> dict[str, Any]:
         "rows": rows,
         "notes": [
             f"A breach is a fall of {float(experiment.threshold):.4g} below {what}. Means and deviations are exact for the simulated scheme; probabilities "
-            f"come from {experiment.search.n_fresh:,} paths that no search has seen, with a bridge between their points. The bound is one-sided.",
+            f"come from {n_fresh:,} paths that no search has seen, with a bridge between their points. The bound is one-sided.",
             "Counted: breaches at the ends of steps, with Clopper-Pearson's interval; crossings within steps are missed. "
             "Price: mean P&L gained per unit of the limit's logarithm.",
         ],
