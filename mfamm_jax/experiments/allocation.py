@@ -191,7 +191,8 @@ def learn_stage(experiment: Any, prepared: Any, results: dict[str, Any], key: PR
 
     def learn(train: Callable, curvature: float) -> tuple[AllocationNetwork, Array]:
         def one(seed: PRNGKeyArray) -> tuple[AllocationNetwork, Array]:
-            return train(begin(seed, curvature), prepared.task, draw, jax.random.fold_in(seed, 1), **how)
+            start, steps = jax.random.split(seed)
+            return train(begin(start, curvature), prepared.task, draw, steps, **how)
 
         return jax.lax.map(one, jax.random.split(key, settings.n_seeds))
 
@@ -215,7 +216,7 @@ def judge_stage(experiment: Any, prepared: Any, results: dict[str, Any], key: PR
     if law is not None:
         # Best where moving capital is free (mu = 0); else what the same observer would hold without regard to it.
         known = jax.lax.map(law.filtered, test)
-        best = jax.vmap(jax.vmap(lambda p: simplex_allocation(p @ law.means, law.pnl_covariance, task.risk_weight)))(
+        best = jax.vmap(jax.vmap(lambda p: simplex_allocation(p @ law.means, task.risk_covariance, task.risk_weight)))(
             known
         )
         fixed["optimal filter"] = mean_reward(best)

@@ -24,16 +24,14 @@ def allocation(arrays: Arrays, metrics: dict[str, Any]) -> str:
             learning.axhline(arrays[f"judge/fixed/{name}"].mean(), color="black", lw=0.8, ls=style, label=name)
     learning.set(xlabel="update", ylabel="mean reward")
     learning.legend(fontsize=7)
-    points = arrays["judge/points"]
+    points = np.sqrt(metrics["curvature"]) * arrays["judge/points"]
     flat = points.reshape(-1, points.shape[-1])
     axis = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)[2][:2]
     for node, (name, colour) in enumerate(zip(metrics["strategies"], np.resize(COLOURS, len(metrics["strategies"])))):
         ball.plot(*(points[:, node] @ axis.T).T, ".", ms=2, color=colour, label=name)
     angle = np.linspace(0, 2 * np.pi, 200)
     ball.plot(np.cos(angle), np.sin(angle), color="black", lw=0.5)
-    ball.set(
-        aspect="equal", xlabel="two main axes of the ball (c = 1: radius 1)", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05)
-    )
+    ball.set(aspect="equal", xlabel="two main axes of the ball, in radii", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
     ball.legend(fontsize=6, markerscale=4, loc="lower left")
     return svg_text(figure)
 

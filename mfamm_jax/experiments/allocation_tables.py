@@ -41,14 +41,16 @@ def allocation_metrics(
         "euclidean": float(learned[1].mean()),
         "by_score_function": float(learned[2].mean()),
         "equal_weight": float(fixed["equal weight"].mean()),
-        "of_optimal_filter": None if best is None else float(learned[0].mean() / best.mean()),
+        "of_optimal_filter": None if best is None or best.mean() <= 0 else float(learned[0].mean() / best.mean()),
+        "curvature": experiment.network.curvature,
         "strategies": list(report["names"]),
         "tables": [table],
     }
 
 
 def _share(mean: float, best: np.ndarray | None) -> Any:
-    return "" if best is None else f"{100 * mean / best.mean():.1f} %"
+    """Nothing to be a share of where even the best observer does not gain."""
+    return "" if best is None or best.mean() <= 0 else f"{100 * mean / best.mean():.1f} %"
 
 
 def _interval(values: np.ndarray) -> str:

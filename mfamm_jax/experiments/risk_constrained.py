@@ -224,6 +224,11 @@ def aim_for(limit: Float[Array, "*n"], n_fresh: int) -> Float[Array, "*n"]:
     return (jnp.sqrt(limit + half**2) - half) ** 2
 
 
+def _aim_per_limit(limit: Float[Array, " limit"], n_fresh: int) -> Float[Array, " limit"]:
+    """d log aim / d log limit."""
+    return jax.vmap(jax.grad(lambda x: jnp.log(aim_for(jnp.exp(x), n_fresh))))(jnp.log(limit))
+
+
 def search_stage(plan: Any, experiment: Any, prepared: None, results: dict[str, Any], key: PRNGKeyArray) -> Any:
     """The optimum for every limit, one after the other."""
     search, names = experiment.search, experiment.free
@@ -253,7 +258,8 @@ def search_stage(plan: Any, experiment: Any, prepared: None, results: dict[str, 
             "start": jnp.exp(start),
             "parameters": jnp.exp(found.parameters),
             "path": jnp.exp(found.path),
-            "price": found.price,
+            # The search keeps to the aim: per unit of the limit's logarithm, not of the aim's.
+            "price": found.price * _aim_per_limit(experiment.limits(), search.n_fresh),
             "probability": found.probability,
         }
     }

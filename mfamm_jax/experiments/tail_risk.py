@@ -183,9 +183,10 @@ def _standard_error(flow: LossFlow, losses: Float[Array, " n"], level: float) ->
     scores = jax.vmap(jax.grad(lambda x, loss: rebuild(x).log_density(loss)), (None, 0))(numbers, losses)
     slope = jax.grad(lambda x: quadrature_tail_risk(rebuild(x).survival_quantile, level).cvar)(numbers)
     information = scores.T @ scores
-    # Directions in which the sample says nothing are left where the fit left them.
-    inverse = jnp.linalg.pinv(information, rtol=1e-6, hermitian=True)
-    return jnp.sqrt(slope @ inverse @ slope)
+    # Unit diagonal: what counts as no information must not depend on the losses' unit. Directions without any are left where the fit left them.
+    size = jnp.sqrt(jnp.maximum(jnp.diag(information), jnp.finfo(losses.dtype).tiny))
+    inverse = jnp.linalg.pinv(information / (size[:, None] * size), rtol=1e-6, hermitian=True)
+    return jnp.sqrt((slope / size) @ inverse @ (slope / size))
 
 
 def estimate_stage(experiment: Any, prepared: Any, results: dict[str, Any], key: PRNGKeyArray) -> dict[str, Any]:

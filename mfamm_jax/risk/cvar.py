@@ -144,7 +144,7 @@ def cvar_standard_error(losses: Float[Array, " path"], tail_level: Float[Array, 
 def check_sample(n: int, tail_level: float, n_beyond: float = 10.0) -> None:
     """Raises ValueError where a sample of n has fewer than `n_beyond` losses beyond the level."""
     check_level(tail_level)
-    if n * (1 - tail_level) < n_beyond:
+    if n * (1 - tail_level) < n_beyond - 1e-9:
         needed = int(np.ceil(n_beyond / (1 - tail_level) - 1e-9))
         raise ValueError(
             f"{n} losses leave {n * (1 - tail_level):.1f} beyond the level {tail_level:g}, expected at least {n_beyond:g}: bring {needed} losses, "

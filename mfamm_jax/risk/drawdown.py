@@ -109,7 +109,10 @@ def drawdown_survival(
     threshold: Float[Array, ""] | float,
     key: PRNGKeyArray,
 ) -> Float[Array, "step path"]:
-    """P(no drawdown above the threshold until the end of each step), as `bridge_drawdown_breach`; the running maximum starts at 0."""
+    """P(no drawdown above the threshold until the end of each step), by a draw of every step's maximum; the running maximum starts at 0.
+
+    As in `bridge_drawdown_breach`, steps must be small against the threshold.
+    """
     top = _bridge_top(start, end, variances, key)
     peak = jnp.maximum(jax.lax.cummax(top, axis=0), 0)
     before = jnp.maximum(start, jnp.concatenate([jnp.zeros_like(peak[:1]), peak[:-1]]))

@@ -54,8 +54,12 @@ def simulate_pnl(
     limit, which no path's derivative sees.
 
     Raises:
-        ValueError: A market with a mid or arrivals of its own: the bridge is Brownian.
+        ValueError: A market with a mid or arrivals of its own, since the bridge is Brownian, with a `fee_rate` or an `impact_recovery`.
     """
+    for name in ("fee_rate", "impact_recovery"):
+        value = getattr(market, name)
+        if not isinstance(value, jax.core.Tracer) and float(value) != 0:
+            raise ValueError(f"market.{name} is {float(value):g}, expected 0: simulate_pnl has no part for it")
     if market.mid is not None or market.arrivals is not None:
         raise ValueError("simulate_pnl knows a Brownian mid and Poisson arrivals only: drop mid and arrivals")
     time_step = episodes.horizon / episodes.n_steps

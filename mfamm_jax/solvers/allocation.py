@@ -122,7 +122,7 @@ def simplex_allocation(
 ) -> Float[Array, " k"]:
     r"""Shares >= 0, sum 1, that maximise $p^\top\mu - \lambda\sqrt{p^\top\Sigma p}$: what the best allocator without shorts does.
 
-    Nesterov's projected gradient with restarts (O'Donoghue & Candes 2015). The slope's Lipschitz constant is at most
+    The covariance must be positive definite. Nesterov's projected gradient with restarts (O'Donoghue & Candes 2015). The slope's Lipschitz constant is at most
     $\lambda\,\lambda_{max}(\Sigma)\sqrt{1^\top\Sigma^{-1}1}$, so the maximum is met to twice that over n_steps^2, and mostly to far better.
     """
     risk_weight = jnp.asarray(risk_weight, expected_returns.dtype)

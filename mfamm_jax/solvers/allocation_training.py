@@ -47,6 +47,12 @@ class AllocationTask(eqx.Module):
     risk: Risk = eqx.field(static=True)
     n_warm: int = eqx.field(static=True)
 
+    @property
+    def risk_covariance(self) -> Float[Array, "strategy strategy"]:
+        """C with rho = sqrt(p' C p): without covariances where the risk is the trace."""
+        full = self.exposures @ self.covariance @ self.exposures.T
+        return full if self.risk == "portfolio" else jnp.diag(jnp.diag(full))
+
     def rewards(
         self, shares: Float[Array, "step strategy"], pnl: Float[Array, "step strategy"]
     ) -> Float[Array, " rewarded"]:
@@ -195,7 +201,7 @@ def constant_allocations(
     """Shares that never change, from past P&L: even, inverse variance, mean-variance (under the task's own risk), best single."""
     mean, variance = jnp.mean(pnl, axis=0), jnp.var(pnl, axis=0)
     inverse = 1 / jnp.maximum(variance, jnp.finfo(pnl.dtype).tiny)
-    covariance = task.exposures @ task.covariance @ task.exposures.T
+    covariance = task.risk_covariance
     each = mean - task.risk_weight * jnp.sqrt(jnp.diag(covariance))
     return {
         "equal weight": jnp.full_like(mean, 1 / mean.size),

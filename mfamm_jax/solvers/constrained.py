@@ -28,7 +28,7 @@ class ConstrainedOptimum(eqx.Module):
 
     Args:
         parameters: Mean of the last quarter of the iterates.
-        price: Of the limit: objective gained per unit of log limit; 0 where it does not bind.
+        price: Of the limit: objective gained per unit of log limit; about 0 where it does not bind, 0 without one.
         path: Iterates.
         objective: At each.
         probability: Drawn at each.
@@ -83,12 +83,13 @@ def maximise_within_limit(
         new = jnp.stack([jnp.linalg.norm(rise), jnp.linalg.norm(fall)])
         sizes = jnp.where(index == 0, new, sizes + _NEW * (new - sizes))
         tiny = jnp.finfo(x.dtype).tiny
-        scale = sizes[0] / (sizes[1] + tiny) + tiny
-        pressure = jnp.maximum(multiplier + excess, 0)
-        change = rate(index) * (rise / scale - pressure * fall) / (sizes[1] + tiny)
+        pressure = jnp.where(limit < 1, jnp.maximum(multiplier + excess, 0), 0)
+        change = rate(index) * (rise / (sizes[0] + tiny) - pressure * fall / (sizes[1] + tiny))
         change = change * jnp.minimum(1, 2 * rate(index) / (jnp.linalg.norm(change) + tiny))
         multiplier = jnp.maximum(multiplier + _GAIN * excess, 0)
-        return (x + change, usual, multiplier, sizes), (inside(x), gain, value, pressure * scale)
+        falls = sizes[1] > 0
+        price = jnp.where(falls, pressure * sizes[0] / jnp.where(falls, sizes[1], 1), 0)
+        return (x + change, usual, multiplier, sizes), (inside(x), gain, value, price)
 
     unit = jnp.clip((start - low) / (high - low), 1e-3, 1 - 1e-3)
     x = jnp.log(unit) - jnp.log1p(-unit)

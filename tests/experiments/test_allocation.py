@@ -39,7 +39,7 @@ def test_the_table_names_every_allocator_and_the_filter_is_best(tmp_path):
         shares = arrays["judge/shares/ball"]
         np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
         assert (np.linalg.norm(arrays["judge/points"], axis=-1) < 1).all()
-    assert "two main axes" in (tmp_path / "run" / "report.html").read_text()
+    assert "two main axes of the ball" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.slow

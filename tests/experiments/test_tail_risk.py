@@ -1,5 +1,7 @@
 """Experiment `tail_risk`: estimates agree with the truth and with each other, forecasts are judged, bad losses are refused."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
@@ -8,7 +10,10 @@ from mfamm_jax.experiments.config import ConfigError, load_config
 from mfamm_jax.experiments.losses import FileLosses, GarchLosses, StudentLosses, known_before
 from mfamm_jax.experiments.record import RunFolder
 from mfamm_jax.experiments.runner import DONE, run
+from mfamm_jax.experiments.tail_risk import _standard_error
 from mfamm_jax.market.events import DataError
+from mfamm_jax.models import student_t
+from mfamm_jax.models.loss_flow import first_flow
 
 from ..checks import assert_close
 
@@ -120,6 +125,17 @@ def test_signs_of_losses_in_files(tmp_path):
 def test_impossible_settings_are_named(tmp_path, override, text):
     with pytest.raises((ConfigError, DataError, ValueError), match=text):
         run_small(tmp_path / "run", *SMALL, override)
+
+
+def test_intervals_of_the_flow_do_not_depend_on_the_unit():
+    losses = student_t.sample(jax.random.key(1), jnp.asarray(5.0), 2000)
+    errors = [
+        float(jax.jit(_standard_error, static_argnums=2)(first_flow(unit * losses), unit * losses, 0.99)) / unit
+        for unit in (1.0, 1e-4)
+    ]
+    assert_close(jnp.asarray(errors[1]), errors[0], 1e-6)
+    # About as far as samples of this size are apart: see the formula in docs/equations.md.
+    assert 0.1 < errors[0] < 1
 
 
 def test_constant_losses_are_refused(tmp_path):

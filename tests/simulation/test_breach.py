@@ -142,3 +142,5 @@ def test_other_mids_are_refused():
 
     with pytest.raises(ValueError, match="drop mid and arrivals"):
         paths_of(THETA, jax.random.key(0), mid=BrownianMid(0.4, 0.0))
+    with pytest.raises(ValueError, match=r"market.fee_rate is 0.001, expected 0"):
+        paths_of(THETA, jax.random.key(0), fee_rate=0.001)

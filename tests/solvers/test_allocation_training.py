@@ -97,3 +97,21 @@ def test_gradient_of_the_reward_is_that_of_finite_differences():
     along = jax.random.normal(jax.random.key(6), flat.shape)
     difference = (value(flat + 1e-5 * along) - value(flat - 1e-5 * along)) / 2e-5
     assert_close(jax.grad(value)(flat) @ along, difference, 1e-6)
+
+
+def test_mean_variance_is_best_under_the_risk_that_is_rewarded():
+    """Two hedged strategies and a third: the trace does not see the hedge, and neither may the allocation."""
+    exposures = jnp.concatenate([jnp.asarray([[1.0], [-1.0], [0.2]]), 0.3 * jnp.eye(3)], axis=1)
+    numbers = jnp.asarray(0.5), jnp.asarray(0.0)
+    pnl = jnp.broadcast_to(jnp.asarray([0.1, 0.1, 0.2]), (40, 3))
+    tasks = {
+        risk: AllocationTask(exposures, jnp.eye(4), *numbers, jnp.ones(3), jnp.ones((3, 3), bool), risk, 10)
+        for risk in ("portfolio", "trace")
+    }
+    rewards = {}
+    for made_for, maker in tasks.items():
+        shares = jnp.broadcast_to(constant_allocations(pnl, maker)["mean-variance"], pnl.shape)
+        for judged_by, judge in tasks.items():
+            rewards[made_for, judged_by] = float(jnp.mean(judge.rewards(shares, pnl)))
+    assert rewards["portfolio", "portfolio"] > rewards["trace", "portfolio"] + 1e-4
+    assert rewards["trace", "trace"] > rewards["portfolio", "trace"] + 1e-4

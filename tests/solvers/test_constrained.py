@@ -53,3 +53,13 @@ def test_limits_out_of_reach_end_at_the_edge_with_pressure():
     found = maximise_within_limit(objective, probability, 1e-5, LOW, HIGH, START, jax.random.key(3), n_steps=300)
     assert float(found.parameters[0]) > 4
     assert float(found.price) > 3
+
+
+def test_probabilities_that_are_zero_do_not_stop_the_search():
+    """Nothing to learn about breaches, all the more about profit."""
+    for limit in (1.0, 0.01):
+        found = maximise_within_limit(
+            objective, lambda x, key: 0.0 * x[0], limit, LOW, HIGH, START, jax.random.key(4), n_steps=300
+        )
+        assert_close(found.parameters, [0.0, -0.5], 0.02)
+        assert float(found.price) == 0
