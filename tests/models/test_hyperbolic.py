@@ -62,7 +62,9 @@ def test_true_means_move_with_the_isometries_and_the_rulebooks_does_not():
     assert off("rulebook") > 1e-3
 
 
-@pytest.mark.parametrize("mean", ["midpoint", "local_tangent", "rulebook"])
+@pytest.mark.parametrize(
+    "mean", ["midpoint", *(pytest.param(mean, marks=pytest.mark.slow) for mean in ("local_tangent", "rulebook"))]
+)
 def test_shares_are_positive_sum_to_one_and_have_finite_derivatives(mean, precision):
     network = first_network(jax.random.key(1), n_nodes=5, n_features=4, dim=3, mean=mean)
 
