@@ -41,7 +41,8 @@ def test_the_score_is_odd_to_the_last_bit(precision, head, n_channels):
             here, there = np.asarray(run(params, grid)), np.asarray(run(params, swapped))
             assert (here == -there).all()
         both = np.asarray(jax.jit(net.score)(params, jnp.concatenate([grid, swapped])))
-        assert (both[:64] == -both[64:]).all()
+        # At another place of a batch the same book may be summed in another order: rounding, and no more.
+        np.testing.assert_allclose(both[:64], -both[64:], rtol=0, atol=1e-13 if precision == "float64" else 2e-6)
         assert (np.abs(here) <= 1).all()
         assert np.std(here) > 0.01
         if (head, n_channels, precision) == ("linear", 3, "float32"):  # op by op is slow
