@@ -42,6 +42,7 @@ NAMES_PATHS = {
     "quoting",
     "replay_run",
     "signal_quotes",
+    "venues",
 }
 HEAVY = ("ott", "distrax", "evosax", "pennylane", "xgboost", "pywt")
 BANNED_NAMES = {"utils", "helpers", "common", "misc", "manager", "handler", "engine", "process_data"}

@@ -189,7 +189,9 @@ def _checked(field: dataclasses.Field, value: Any, place: _Place, path: str, war
     if not _has_type(value, field.type):
         raise ConfigError(f"{place(path)}: expected {expected}, got {value!r}")
     meaning = field.metadata.get("meaning")
-    if meaning is not None and _is_number(value):
+    if isinstance(value, list | tuple):
+        value = _frozen(value)
+    if meaning is not None and (_is_number(value) or (isinstance(value, tuple) and all(map(_is_number, value)))):
         problem = meaning.complaint(value)
         if problem:
             raise ConfigError(f"{place(path)}: {problem}{f' [{meaning.unit}]' if meaning.unit else ''}")
@@ -199,6 +201,11 @@ def _checked(field: dataclasses.Field, value: Any, place: _Place, path: str, war
     return value
 
 
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, whole numbers in them as floats: settings are hashed."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else float(value)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -206,6 +213,8 @@ def _is_number(value: Any) -> bool:
 def _has_type(value: Any, annotation: Any) -> bool:
     if get_origin(annotation) is Literal:
         return value in get_args(annotation)
+    if get_origin(annotation) is tuple:
+        return isinstance(value, list | tuple) and all(_has_type(item, get_args(annotation)[0]) for item in value)
     if get_origin(annotation) in (types.UnionType, typing.Union):
         return any(_has_type(value, option) for option in get_args(annotation))
     if annotation is type(None):
@@ -220,6 +229,8 @@ def _has_type(value: Any, annotation: Any) -> bool:
 def _expected_type(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(f'"{choice}"' for choice in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return f"a list, each entry {_expected_type(get_args(annotation)[0])}"
     names = {bool: "true or false", str: "a string", int: "an integer"}
     return names.get(annotation, "a number")
 
@@ -293,6 +304,8 @@ def _check_swept(cls: type, tables: dict[str, Any], place: _Place, path: str, va
     fields = {field.name: field for field in dataclasses.fields(current)}
     if last not in fields or isinstance(table.get(last), dict):
         raise ConfigError(f"{place(dotted)}: no such setting to sweep over{_suggest(path, _paths(tables))}")
+    if get_origin(fields[last].type) is tuple:
+        raise ConfigError(f"{place(dotted)}: a list of numbers cannot be swept over; use one file for each")
     for value in values:
         _checked(fields[last], value, place, dotted, [])
 

@@ -19,6 +19,7 @@ from mfamm_jax.experiments import (
     impact_figures,
     replay_figures,
     risk_figures,
+    routing_figures,
     schedule_figures,
     signal_figures,
     tail_figures,
@@ -142,6 +143,12 @@ def _tables(run: Run) -> str:
     if "fit/metaorder" in run.arrays:
         caption = "Left: decay of impact. Middle: impact of a size. Right: trading at the mean size for 50 steps. Data: arrays/base.npz, fit."
         text += _figure(run, "impact", impact_figures.kernel_and_curve(run.arrays, run.metrics), caption)
+    if "forms/exact diagonal/sampled" in run.arrays:
+        caption = "Left: mean cost of one layer by its angles, exact diagonal. Middle: costs of the sets measured. Right: the split. Data: arrays/base.npz."
+        text += _figure(run, "routing", routing_figures.routing(run.arrays, run.metrics), caption)
+    if "tree_share" in run.arrays:
+        caption = "Left: bands reach from the worst to the best graph. Middle: share of edges cut. Right: first graph. Data: arrays/base.npz."
+        text += _figure(run, "maxcut", routing_figures.maxcut(run.arrays, run.metrics), caption)
     if "pro_rata/plan" in run.arrays:
         caption = "Left: when each asset is traded. Middle: what is left of the basket. Right: costs by regularization. Data: arrays/base.npz."
         text += _figure(run, "execution", transport_figures.execution(run.arrays, run.metrics), caption)

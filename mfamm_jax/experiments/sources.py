@@ -202,6 +202,12 @@ def guess_kind(path: Path) -> str:
     raise DataError(f"{path}: cannot tell its format; name it: {', '.join(k for k in SOURCES if k not in GENERATED)}")
 
 
+def load_file(path: str) -> Session:
+    """A recorded session whose format is told from the file or folder."""
+    kind = guess_kind(Path(path))
+    return SOURCES[kind](path=path).load(Path(), 0)[0]
+
+
 NAMES = {
     "hftbacktest": r"\.np[yz]$",
     "databento": r"\.dbn(\.zst)?$",

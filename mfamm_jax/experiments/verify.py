@@ -12,6 +12,7 @@ from mfamm_jax.experiments.verify_hyperbolic import HYPERBOLIC_KINDS
 from mfamm_jax.experiments.verify_impact import IMPACT_KINDS
 from mfamm_jax.experiments.verify_kinds import KINDS
 from mfamm_jax.experiments.verify_market_making import MARKET_MAKING_KINDS
+from mfamm_jax.experiments.verify_qaoa import QAOA_KINDS
 from mfamm_jax.experiments.verify_replay import REPLAY_KINDS, DataMissing
 from mfamm_jax.experiments.verify_tail import TAIL_KINDS
 from mfamm_jax.experiments.verify_transport import TRANSPORT_KINDS
@@ -29,6 +30,7 @@ ALL_KINDS = (
     | IMPACT_KINDS
     | TAIL_KINDS
     | HYPERBOLIC_KINDS
+    | QAOA_KINDS
 )
 SHIPPED, SHIPPED_MARKET_MAKING, SHIPPED_SOLVERS = (
     Path(__file__).parent / name for name in ("cases.json", "cases_market_making.json", "cases_solvers.json")

@@ -32,11 +32,11 @@ def test_shipped_market_making_cases_pass(precision, passed, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "passed"), [("float64", 153), ("float32", 127)])
+@pytest.mark.parametrize(("precision", "passed"), [("float64", 179), ("float32", 153)])
 def test_shipped_solver_cases_pass(precision, passed):
     """Twenty-six cases have a float64 tolerance only."""
     answer = verify_cases([SHIPPED_SOLVERS], precision)
-    assert (answer["passed"], answer["failed"], answer["skipped"]) == (passed, 0, 153 - passed), answer
+    assert (answer["passed"], answer["failed"], answer["skipped"]) == (passed, 0, 179 - passed), answer
 
 
 def test_the_first_solver_case_of_every_kind_passes(tmp_path):
@@ -45,7 +45,7 @@ def test_the_first_solver_case_of_every_kind_passes(tmp_path):
         first.setdefault(case["kind"], case)
     (tmp_path / "cases.json").write_text(json.dumps(table | {"cases": list(first.values())}))
     answer = verify_cases([tmp_path / "cases.json"], "float64")
-    assert (answer["passed"], answer["failed"], answer["skipped"]) == (33, 0, 0), answer
+    assert (answer["passed"], answer["failed"], answer["skipped"]) == (38, 0, 0), answer
 
 
 def test_replays_of_the_recorded_file_are_hftbacktests(data_folder, tmp_path):
