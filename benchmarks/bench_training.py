@@ -116,7 +116,7 @@ def main():
         begin = time.perf_counter()
         jax.block_until_ready(plain(model, optimiser, grid, label))
         compile_s = time.perf_counter() - begin
-        run = lambda f=plain, *a: f(model, optimiser, grid, label)  # noqa: B023, E731
+        run = lambda f=plain, *a: f(model, optimiser, grid, label)  # noqa: E731
         add("flax and optax, logistic loss, no mining", seconds_per_call(run, N_STEPS), compile_s, batch=2 * per_class)
 
     params = net.init(jax.random.key(0))

@@ -87,7 +87,7 @@ def main():
                 seconds = timed(lambda r=slope, x=x: r(x))
                 add("ours, gradient of the energy", n, seconds, compile_s, scales=n_scales, dtype=dtype)
                 for method in ("fft", "conv") if n <= 4096 else ("fft",):
-                    run = lambda m=method: pywt.cwt(walk.astype(dtype), scales, "mexh", method=m)[0]  # noqa: B023, E731
+                    run = lambda m=method: pywt.cwt(walk.astype(dtype), scales, "mexh", method=m)[0]  # noqa: E731
                     add(f"PyWavelets, {method}", n, timed(run), error=error(run()), scales=n_scales, dtype=dtype)
 
         with jax.enable_x64(True):

@@ -36,6 +36,8 @@ def write_results(name: str, rows: list[dict]) -> None:
         "pot",
         "pywavelets",
         "distrax",
+        "pennylane",
+        "pennylane-lightning",
     ):
         try:
             packages[package] = version(package)

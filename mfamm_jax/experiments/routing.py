@@ -276,7 +276,7 @@ def _measured(
     results: dict[str, Any],
     key: PRNGKeyArray,
     n_venues: int | None = None,
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """Angles, what the circuit's bitstrings decode to, and the same for bitstrings at random."""
     circuit = experiment.circuit
     if n_venues is None:

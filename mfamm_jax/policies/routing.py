@@ -52,6 +52,8 @@ class Venues(Checked):
         if isinstance(self.leakage, jax.core.Tracer):
             return
         matrix = np.asarray(self.leakage)
+        if np.isnan(matrix).any():
+            return  # the fields' own check names it
         uneven = (matrix != np.swapaxes(matrix, -1, -2)) | (np.eye(n, dtype=bool) & (matrix != 0))
         if uneven.any():
             u, v = np.argwhere(uneven)[0][-2:]
@@ -183,7 +185,7 @@ def finite_costs(routes: Route, venues: Venues, quantity: Float[Array, ""] | flo
     return jnp.where(feasible, routes.cost, highest + step * jnp.clip(missing, 0, 1))
 
 
-def searchable_cost(venues: Venues, quantity: Float[Array, ""] | float) -> "eqx.Partial":
+def searchable_cost(venues: Venues, quantity: Float[Array, ""] | float) -> eqx.Partial:
     """Cost of bits for a search at any number of venues: infeasible sets cost more than any feasible one, less the more they can take."""
     quantity = jnp.asarray(quantity, venues.fees.dtype)
     most = jnp.sum(venues.activation_costs) + 0.5 * jnp.sum(venues.leakage)

@@ -24,6 +24,7 @@ from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray
 from mfamm_jax.fields import as_real
 from mfamm_jax.results import RESULTS, Solution, when
 from mfamm_jax.solvers.descent import minimise
+from mfamm_jax.solvers.qaoa_phase import cosine_sine
 
 GROUP = 4  # qubits mixed by one product; on one core 4 and 5 were fastest from 12 to 18 qubits
 Planes = tuple[Array, ...]  # real and imaginary part, perhaps of several vectors
@@ -241,15 +242,16 @@ def _ones(diagonal: Array) -> Array:
 def _first_state(diagonal: Array) -> Planes:
     """|+>: amplitudes i^|x| / sqrt(2^n)."""
     size = diagonal.shape[0] ** -0.5
-    ones = _ones(diagonal) % 4
-    return tuple(jnp.asarray(t, diagonal.dtype)[ones] * size for t in ([1, 0, -1, 0], [0, 1, 0, -1]))
+    power = _ones(diagonal) & 3
+    # Comparisons, not a table of four: gathers are slow.
+    signs = (power == 0, power == 2), (power == 1, power == 3)
+    return tuple(size * (up.astype(diagonal.dtype) - down.astype(diagonal.dtype)) for up, down in signs)
 
 
 def _evolve(diagonal: Array, cost_angles: Array, mixer_angles: Array, group: int) -> Planes:
     def layer(planes: Planes, angles: tuple[Array, Array]) -> tuple[Planes, None]:
         gamma, beta = angles
-        theta = gamma * diagonal
-        return _mix(_phase(planes, jnp.cos(theta), jnp.sin(theta)), beta, group), None
+        return _mix(_phase(planes, *cosine_sine(gamma * diagonal)), beta, group), None
 
     return jax.lax.scan(layer, _first_state(diagonal), (cost_angles, mixer_angles))[0]
 
@@ -278,8 +280,7 @@ def _backward(group: int, kept: tuple, slope: Array) -> tuple[Array, Array, Arra
         planes, mixer_slope = _unmix(tuple(planes), beta, group)
         (real, imaginary), (left, right) = planes[:2], planes[2:]
         turn = left * imaginary - right * real  # of the cotangent against -i times the state
-        theta = gamma * diagonal
-        cosine, sine = jnp.cos(theta), -jnp.sin(theta)
+        cosine, sine = cosine_sine(-gamma * diagonal)
         before = (*_phase((real, imaginary), cosine, sine), *_phase((left, right), cosine, sine))
         return (*before, through_phases + gamma * turn), (jnp.sum(diagonal * turn), mixer_slope)
 
