@@ -41,7 +41,7 @@ def maxcut(arrays: Arrays, metrics: dict[str, Any]) -> str:
     ratio.axhline(arrays["at_random"].mean(), color=BASELINE, ls="--", lw=0.8, label="at random")
     ratio.set(xlabel="layers", ylabel="expected cut / largest cut", ylim=(None, 1.01))
     ratio.set_xticks(layers)
-    ratio.legend(fontsize=7, loc="lower right")
+    ratio.legend(fontsize=7, loc="center right")
     share.plot(layers, arrays["optimised/share"].mean(axis=1), "o-", ms=3, color=OURS, label="these graphs")
     share.plot(layers, arrays["tree_share"], "s--", ms=3, color="black", label="graphs without short cycles")
     share.set(xlabel="layers", ylabel="expected share of edges cut")

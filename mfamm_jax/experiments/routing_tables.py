@@ -155,9 +155,17 @@ def _circuits(experiment: Any, forms: dict[str, Any], n: int, best: float) -> di
                 round(float(form["p_best"]), 4),
                 round(float(form["p_best_at_random"]), 4),
                 round(float(form["p_feasible"]), 3),
-                "yes" if bool(form["converged"]) else "no",
             ]
         )
+    stuck = [name for name, form in forms.items() if not bool(form["converged"])]
+    notes = [
+        "Costs are those of the set that a bitstring decodes to, with its best split, above the best cost; infeasible sets count more than any "
+        "feasible one. At random: every bitstring alike.",
+        "The exact diagonal holds the cost of every set and is not of the form (22); making it already tells the answer. The venue QUBO prices "
+        "units at the dual price; lots are exact for whole ones, and their penalties make the landscape rough.",
+    ]
+    if stuck:
+        notes.append(f"The search for angles stopped after circuit.max_iterations for: {', '.join(stuck)}.")
     return {
         "title": f"Circuits of {experiment.circuit.n_layers} layers",
         "header": [
@@ -169,14 +177,9 @@ def _circuits(experiment: Any, forms: dict[str, Any], n: int, best: float) -> di
             "P(best set)",
             "at random",
             "P(feasible)",
-            "converged",
         ],
         "rows": rows,
-        "notes": [
-            "Costs are above the best one, of the set that a bitstring decodes to with its best split; infeasible sets count more than any feasible one. At random: every bitstring alike. Converged: the search for angles.",
-            "The exact diagonal holds the cost of every set and is not of the form (22); making it already tells the answer. The venue QUBO prices "
-            "units at the dual price; lots are exact for whole ones, and their penalties make the landscape rough.",
-        ],
+        "notes": notes,
     }
 
 

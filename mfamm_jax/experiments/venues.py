@@ -71,7 +71,7 @@ class ListedVenues(Checked):
         n = len(names)
         lists = {name: getattr(self, name) for name in ("fees", "impacts", "capacities", "activation_costs")}
         venues = _venues(names, lists, self.leakage)
-        return VenueList(f"{n} venues", names, venues, "unit", "cost")
+        return VenueList(f"{n} venues", names, venues, "unit", "currency")
 
 
 class BookVenues(Checked):

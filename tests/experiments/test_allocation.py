@@ -26,6 +26,7 @@ def run_small(root, *overrides):
     return run(config, folder, say=lambda _: None)
 
 
+@pytest.mark.thorough
 def test_the_table_names_every_allocator_and_the_filter_is_best(tmp_path):
     outcome = run_small(tmp_path / "run", *TINY, "strategies.n_test=6", "strategies.n_history=400")
     assert outcome.code == DONE

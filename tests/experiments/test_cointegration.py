@@ -80,6 +80,7 @@ def test_p_values_of_unrelated_panels_are_uniform_and_small_where_there_is_a_rel
     assert np.mean([coint(*np.asarray(planted(600, s, n_assets=2)).T)[1] < 0.05 for s in range(5)]) > 0.5
 
 
+@pytest.mark.thorough
 def test_draws_are_blocks_of_increments():
     """With one block as long as the panel a draw is the panel, turned around the circle: its ratios are nearly the panel's."""
     levels = planted(600)
@@ -105,6 +106,7 @@ def strategy(**kwargs):
     return Strategy(rule=SpreadRule(), window=400, every=50, half_spread=0.05, **kwargs)
 
 
+@pytest.mark.thorough
 def test_the_walk_uses_the_past_only():
     levels = planted(900)
     null = _null(jax.random.key(0), levels[:400], jnp.asarray([[0, 1, 2]]), SCALES, EDGE, BLOCK, 99)[:, 0]

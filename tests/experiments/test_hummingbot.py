@@ -162,6 +162,7 @@ def test_files_that_are_no_strategy_file(tmp_path, content, message):
         read_bot_file(path)
 
 
+@pytest.mark.thorough
 def test_the_comparison(tmp_path):
     """Common random numbers, a P&L identity, every model in every table, and the same file twice the same bytes."""
     path = written(tmp_path, FIRST, order_amount=1.0, order_refresh_time=5, filled_order_delay=5, order_levels=2)
@@ -192,6 +193,7 @@ def test_the_comparison(tmp_path):
     assert (tmp_path / "run" / "strategy.yml").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -195,6 +195,7 @@ def test_the_planted_probability_comes_along_where_moves_are_decided(built):
     assert np.isnan(built[1].up_probability).all()  # half a second away from any decision
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("delay", [0.0, 3.0])
 def test_labels_come_up_as_often_as_the_planted_probability_says(delay):
     samples, _ = build_samples(*session(3000)[:1], GridSettings(), Labels(delay=delay), Split(), session(3000)[1])

@@ -201,6 +201,7 @@ def test_a_sweep_trains_a_network_per_value(tmp_path):
     assert (rows["looks"] == 1).all()
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_trained_is_said(outcome, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"training\.head_weight is 0, expected > 0"):
         run_short(tmp_path / "a", "training.head_weight=0.0")
@@ -229,6 +230,7 @@ def small(seed=0, n=600, strength=4.0, labels=None):
     return [samples.part(name) for name in BLOCKS], facts
 
 
+@pytest.mark.thorough
 def test_batches_are_balanced_and_the_loss_is_the_sum_of_its_parts():
     (fit, _, _), facts = small()
     data, net, training = training_data(fit, facts), network_for(GridSettings(), NetworkSizes()), Training()

@@ -20,6 +20,7 @@ def run_small(root, *overrides):
     return run(config, folder, say=lambda _: None)
 
 
+@pytest.mark.thorough
 def test_planted_impact_is_found_and_structure_helps(tmp_path):
     outcome = run_small(tmp_path / "run")
     assert outcome.code == DONE
@@ -47,6 +48,7 @@ def test_a_planted_flow_repeats_and_its_noise_is_as_asked(tmp_path):
     assert abs(np.corrcoef(steps[1:], steps[:-1])[0, 1]) < 0.1
 
 
+@pytest.mark.thorough
 def test_recorded_steps_hold_every_trade_once_and_the_mid_at_their_end(tmp_path):
     source = SyntheticSource(duration=300.0)
     flow = RecordedFlow(source, step=1.0).load(tmp_path, 0)

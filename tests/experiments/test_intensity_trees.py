@@ -167,6 +167,7 @@ def session():
     return generate_session("small_tick", 300.0, 3)[0]
 
 
+@pytest.mark.thorough
 def test_rows_count_every_order_at_the_depths_it_reaches(session):
     observed = observe(session, Features(bucket_volume=2000.0), 0.6)
     depths = tick_depths(session, observed, 32)

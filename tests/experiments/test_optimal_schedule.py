@@ -29,6 +29,7 @@ def run_small(root, *overrides):
     return run(config, folder, say=lambda _: None)
 
 
+@pytest.mark.thorough
 def test_the_table_says_who_is_cheapest_and_who_loses_least(tmp_path):
     outcome = run_small(tmp_path / "run")
     assert outcome.code == DONE

@@ -7,6 +7,7 @@ import pytest
 from .test_runner import mfamm
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("edition", "missing"),
     [

@@ -201,6 +201,7 @@ def replayed_path(tape, decisions):
     return replay(SymmetricPolicy(0.06, 5.0), tape, decisions, ReplayConfig(), record="path").path
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(4))
 def test_the_future_changes_no_feature_quote_or_fill_before_it(sessions, seed):
     """Bit-identical up to a random event of the test part, from raw events to fills."""
@@ -239,6 +240,7 @@ def test_the_future_changes_no_feature_quote_or_fill_before_it(sessions, seed):
         np.testing.assert_array_equal(x[:n_decisions], y[:n_decisions])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("decay_from", ["touch", "reach", "mid"])
 def test_every_calibration_mode_gives_positive_intensities_and_errors(sessions, decay_from):
     session = sessions[0]

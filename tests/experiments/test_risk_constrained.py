@@ -31,6 +31,7 @@ def run_small(root, *overrides):
     return run(config, folder, say=lambda _: None)
 
 
+@pytest.mark.thorough
 def test_limits_are_kept_and_tighter_ones_cost_more(tmp_path):
     outcome = run_small(tmp_path / "run")
     assert outcome.code == DONE

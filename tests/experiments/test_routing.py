@@ -142,6 +142,7 @@ def test_lists_in_a_config_are_checked():
             load_config("routing", [setting])
 
 
+@pytest.mark.thorough
 def test_cuts_of_regular_graphs(tmp_path):
     """Expected cuts grow with the layers, own angles are at least as good as the tree's, and the classical searches are beside them."""
     metrics, arrays = run_small(

@@ -80,6 +80,7 @@ def test_bad_settings_name_the_place_and_leave_nothing_behind(tmp_path, setting,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_unknown_config_is_suggested(tmp_path):
     done = mfamm("run", "quickstrat", cwd=tmp_path, check=False)
     assert done.returncode == 2
@@ -97,6 +98,7 @@ def test_importing_the_package_sets_no_flag():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+@pytest.mark.thorough
 def test_data_commands_write_and_describe_files(tmp_path):
     mfamm("data", "generate", "small_tick", "--out", "flow", "--duration", "60", "--seed", "3", cwd=tmp_path)
     truth = json.loads((tmp_path / "flow" / "truth.json").read_text())
@@ -123,6 +125,7 @@ def damage(folder, what):
         message.unlink()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -142,6 +145,7 @@ def test_bad_data_is_one_message_and_leaves_nothing_behind(tmp_path, what, said)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_list_shows_units_equations_and_usual_ranges(tmp_path):
     shown = mfamm("list", "features", cwd=tmp_path).stdout
     for text in ("vpin_smoothing", "0.25", "usual"):

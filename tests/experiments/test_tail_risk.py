@@ -127,6 +127,7 @@ def test_impossible_settings_are_named(tmp_path, override, text):
         run_small(tmp_path / "run", *SMALL, override)
 
 
+@pytest.mark.thorough
 def test_intervals_of_the_flow_do_not_depend_on_the_unit():
     losses = student_t.sample(jax.random.key(1), jnp.asarray(5.0), 2000)
     errors = [
@@ -146,6 +147,7 @@ def test_constant_losses_are_refused(tmp_path):
         run_small(tmp_path / "run", *given)
 
 
+@pytest.mark.thorough
 def test_a_short_run_ends_with_its_tables(tmp_path):
     outcome = run_small(
         tmp_path / "run",

@@ -21,6 +21,7 @@ def run_small(root, *overrides):
         return outcome.metrics, dict(file)
 
 
+@pytest.mark.thorough
 def test_the_plan_that_knows_its_impact_is_the_best_of_its_objective(tmp_path):
     metrics, arrays = run_small(tmp_path / "run")
     objective = {name: float(arrays[f"{name}/objective"]) for name in ("pro_rata", "frozen", "full")}
@@ -37,6 +38,7 @@ def test_the_plan_that_knows_its_impact_is_the_best_of_its_objective(tmp_path):
     assert "share of the basket left" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.thorough
 def test_what_does_not_fit_stays_and_what_just_fits_fills_everything(tmp_path):
     _, short = run_small(tmp_path / "short", "slots.capacity=0.5")
     assert short["full/plan"].shape == (4, 13)

@@ -21,6 +21,7 @@ def test_shipped_cases_pass(precision):
     assert (answer["passed"], answer["failed"], answer["skipped"]) == (11, 0, 0), answer
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("precision", "passed"), [("float64", 69), pytest.param("float32", 63, marks=pytest.mark.slow)]
 )
@@ -48,6 +49,7 @@ def test_the_first_solver_case_of_every_kind_passes(tmp_path):
     assert (answer["passed"], answer["failed"], answer["skipped"]) == (38, 0, 0), answer
 
 
+@pytest.mark.thorough
 def test_replays_of_the_recorded_file_are_hftbacktests(data_folder, tmp_path):
     """Trades, profit, fees and final position of three quoting rules, as hftbacktest 2.4.4 gave them."""
     table = json.loads(SHIPPED_MARKET_MAKING.read_text())
@@ -66,6 +68,7 @@ def test_a_replay_case_says_which_file_is_missing(tmp_path, monkeypatch):
     assert case["inputs"]["file"] in answer["reason"]
 
 
+@pytest.mark.thorough
 def test_a_wrong_expectation_fails_and_an_unknown_kind_is_skipped(tmp_path):
     case = json.loads(SHIPPED.read_text())["cases"][0]
     case["expected"]["bid_depth"][3] += 1e-6

@@ -55,6 +55,7 @@ def test_equal_levels_have_entropy_one_and_a_single_level_zero():
     assert_close(volume_entropy(jnp.array([5.0, 0, 0]), jnp.zeros(3)), 0.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n_bid", [0, 1, 3])
 @pytest.mark.parametrize("n_ask", [0, 1, 2, 3])
 def test_short_ladders_are_finite_and_ignore_absent_ticks(precision, n_bid, n_ask):

@@ -77,6 +77,7 @@ def test_channels_are_those_of_a_plain_loop(n_channels, precision):
     assert values.dtype == precision
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n_channels", [2, 3])
 def test_scaling_and_mirroring_commute_to_the_last_bit(n_channels, precision):
     found = [jnp.asarray(x, precision if x.dtype.kind == "f" else "int32") for x in books(501, missing=0.3)]

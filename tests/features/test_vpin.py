@@ -115,6 +115,7 @@ def test_gradient_is_finite_with_padding_and_ties(size):
     assert jnp.all(jnp.isfinite(gradient))
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree(precision):
     rng = np.random.default_rng(1)
     size = jnp.asarray(rng.exponential(10.0, (3, 40)), float)

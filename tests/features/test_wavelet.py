@@ -129,6 +129,7 @@ def test_ornstein_uhlenbeck_energy_is_the_integral_at_every_rate():
         mexican_hat_energy(jnp.asarray(1.0), "pink")
 
 
+@pytest.mark.thorough
 def test_gradients_and_jit_vmap_loop():
     scales = jnp.array([3.0, 6.0])
 

@@ -55,6 +55,7 @@ def test_coefficients_are_those_of_the_recursion(precision):
         assert_close(found.smooth, smooth, 1e-12, 1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_energy_and_series_come_back(name):
     filters, x = wavelet_filters(name), series()
@@ -114,6 +115,7 @@ def test_chi_square_quantiles_are_scipys():
         assert_close(ratio, exact, 0.01)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("integrate", "slope"), [(0, -1.0), (1, 1.0)])
 def test_slopes_of_noise_and_of_its_sum(integrate, slope):
     x = np.random.default_rng(2).standard_normal((100, 4096))
@@ -133,6 +135,7 @@ def test_a_power_law_has_its_exponent():
     assert_close(found.slope, 0.7, 1e-6)
 
 
+@pytest.mark.thorough
 def test_gradients_and_jit_vmap_loop():
     filters = wavelet_filters("haar")
 

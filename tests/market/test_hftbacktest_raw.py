@@ -431,6 +431,7 @@ def published_facts(folder, name):
     return json.loads((folder / "facts.json").read_text())[f"binance_btc_20240808/{name}"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_real_captures_have_the_published_facts(data_folder, recording, name):
     published, (session, _, facts) = published_facts(data_folder, name), recording(data_folder, name)

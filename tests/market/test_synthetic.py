@@ -36,6 +36,7 @@ def vpin_after_orders(session, truth):
     return trades, np.asarray(values)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_calibration_recovers_the_planted_intensities_within_three_standard_errors(seed):
     """The Poisson likelihood (11) on the displayed book; every coefficient of both sides."""
@@ -85,6 +86,7 @@ TARGETS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("preset", TARGETS)
 def test_presets_look_like_the_markets_they_imitate(preset):
     session, truth = generated(
@@ -153,6 +155,7 @@ def ties_of_limit_orders(session):
     return np.sum(added[1:] & (np.diff(session.updates.t_ns) == 0))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("pitfall", ["halts", "dummy_levels", "ties", "crossed_row"])
 def test_pitfalls_are_planted_and_survive_the_loader(tmp_path, pitfall):
     session, _ = generate_session("small_tick", 120.0, 3, pitfalls=(pitfall,))

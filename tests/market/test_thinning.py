@@ -194,6 +194,7 @@ def calm(tape):
     return Covariates(jnp.ones(n), jnp.zeros(n), jnp.zeros(n), jnp.zeros((n, 6)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [0, 1])
 def test_messages_of_single_rows_are_replayed_as_without_books(seed):
     bare = single(level_session(seed))

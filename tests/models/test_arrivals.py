@@ -49,6 +49,7 @@ def test_an_order_has_its_children_whatever_the_step():
         np.testing.assert_allclose(total, [0.3, 0.2], atol=1e-8)
 
 
+@pytest.mark.thorough
 def test_fills_of_a_deeper_quote_are_a_share_of_the_arrivals():
     """Excitement comes from all orders, whether they reach our quote or not."""
     near, far = (episodes_of(HawkesArrivals(0.3, 0.2, 5.0), 200, depth=d).bid_fills.mean() for d in (0.0, 1.0))

@@ -82,6 +82,7 @@ def test_midpoint_of_two_is_halfway_and_moves_with_isometries():
     assert_close(moved, ball.mobius_add(z, ball.midpoint(points, weights, 1.0), 1.0), 1e-12)
 
 
+@pytest.mark.thorough
 def test_derivatives_are_finite_where_lengths_have_none_and_right_elsewhere():
     """Central differences give 1e-6."""
     x, y = _points(16, 4, 1.0), _points(17, 4, 1.0)

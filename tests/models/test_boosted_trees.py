@@ -335,6 +335,7 @@ def test_a_soft_stump_is_a_logistic_step():
     assert_close(trees.soft_margin(x, jnp.array([0.0, 1.0])), [1.0, -1.0, 1.0])
 
 
+@pytest.mark.thorough
 def test_soft_margins_and_tables_have_gradients(falling):
     softness = jnp.array([0.05, 0.1, 0.1])
     state = jnp.array([0.4, 0.3, 0.6])

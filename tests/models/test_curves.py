@@ -56,6 +56,7 @@ def searched(intensity, cost, risk_aversion, low, high):
     return depths[best], gains[best]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("risk_aversion", [0.0, 0.4])
 @pytest.mark.parametrize(("low", "high"), [FREE, (0.0, 0.9)])
@@ -71,6 +72,7 @@ def test_best_depth_is_the_best_of_a_fine_search(name, risk_aversion, low, high)
         assert float(depth) == pytest.approx(expected_depth, abs=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize(("low", "high"), [FREE, (0.0, 0.8)])
 def test_slope_of_the_hamiltonian_is_minus_the_rate(name, low, high):
@@ -155,6 +157,7 @@ def test_lambert_function_solves_its_equation(precision):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CURVES)
 def test_jit_vmap_and_loop_agree(name):
     intensity = curve(name)
@@ -194,6 +197,7 @@ def test_curves_may_be_built_under_a_trace():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize(("cost", "at"), [(0.2, "free"), (-0.6, "min"), (0.9, "max")])
 @pytest.mark.parametrize("risk_aversion", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
@@ -210,6 +214,7 @@ def test_gains_have_both_derivatives_in_cost_parameters_and_limits(name, cost, a
     check_grads(jax.jit(gain), (*(jnp.asarray(x) for x in (cost, low, high)), intensity), order=2, rtol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("risk_aversion", [0.0, 0.5, 20.0])
 def test_a_smooth_curve_finds_the_depth_at_any_cost(risk_aversion, precision):
     # Beyond -12 float32 has no slope to speak of: NaN.

@@ -56,6 +56,7 @@ def test_a_longer_kernel_than_the_signal_is_cut():
     assert_close(causal_convolution(jnp.ones(9), jnp.arange(3.0)), [0.0, 1.0, 3.0], 1e-13)
 
 
+@pytest.mark.thorough
 def test_gradients_and_jit_vmap_loop():
     v = rates(20)
 

@@ -10,6 +10,7 @@ from ..checks import assert_close
 from .test_loss_flow import flow, shaken
 
 
+@pytest.mark.thorough
 def test_a_flow_is_a_distrax_distribution():
     law = flow()
     theirs, x = as_distrax(law), jnp.linspace(-8.0, 12.0, 101)
@@ -22,6 +23,7 @@ def test_a_flow_is_a_distrax_distribution():
     assert_close(double.log_prob(2 * x), law.log_density(x) - jnp.log(2.0), 1e-9)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n_bins", [2, 8, 16])
 def test_splines_are_distraxs_both_ways(n_bins):
     layer = shaken(Spline(jnp.zeros(n_bins), jnp.zeros(n_bins), jnp.zeros(n_bins - 1), 3.0), 1.0)

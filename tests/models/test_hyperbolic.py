@@ -28,6 +28,7 @@ def _attention(points):
     return attention_by_distance(points, RING, jnp.asarray(1.0), 1.0)
 
 
+@pytest.mark.thorough
 def test_attention_sums_to_one_along_the_edges_only():
     attention = _attention(_nodes())
     assert_close(jnp.sum(attention, axis=1), np.ones(5), 1e-14)
@@ -62,6 +63,7 @@ def test_true_means_move_with_the_isometries_and_the_rulebooks_does_not():
     assert off("rulebook") > 1e-3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "mean", ["midpoint", *(pytest.param(mean, marks=pytest.mark.slow) for mean in ("local_tangent", "rulebook"))]
 )
@@ -80,6 +82,7 @@ def test_shares_are_positive_sum_to_one_and_have_finite_derivatives(mean, precis
         assert bool(jnp.all(jnp.sum(points**2, axis=1) < 1))
 
 
+@pytest.mark.thorough
 def test_derivatives_in_the_weights_are_those_of_finite_differences():
     features = jax.random.normal(jax.random.key(3), (5, 4))
     for curvature in (0.0, 1.0):
@@ -110,6 +113,7 @@ def test_small_curvature_is_almost_the_euclidean_network():
     assert_close(matched(features, RING), plane(features, RING), 1e-6)
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree():
     network = first_network(jax.random.key(1), n_nodes=5, n_features=4)
     assert_jit_vmap_loop_agree(

@@ -29,6 +29,7 @@ def weights(net, seed=0):
     return params | {"direction": 0.7 * direction}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("head", ["linear", "prototype"])
 @pytest.mark.parametrize("n_channels", [3, 2])
@@ -49,6 +50,7 @@ def test_the_score_is_odd_to_the_last_bit(precision, head, n_channels):
             assert (np.asarray(net.score(params, grid[:2])) == -np.asarray(net.score(params, swapped[:2]))).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("head", ["linear", "prototype"])
 def test_oddness_holds_for_every_size_of_batch_and_every_place_in_it(head, precision):
     net = network(head)
@@ -73,6 +75,7 @@ def test_embeddings_have_length_one_and_a_grid_that_is_its_own_mirror_scores_zer
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
 
 
+@pytest.mark.thorough
 def test_heads_by_hand():
     embedding = jnp.asarray(np.random.default_rng(1).standard_normal((5, 3)))
     embedding = embedding / jnp.linalg.norm(embedding, axis=1, keepdims=True)
@@ -101,6 +104,7 @@ def test_a_few_thousand_parameters_in_a_plain_dictionary():
     assert all((a == b).all() for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again)))
 
 
+@pytest.mark.thorough
 def test_the_gradient_is_that_of_finite_differences():
     net = network(**SMALL)
     params, grid = weights(net), grids(4)

@@ -66,6 +66,7 @@ def test_a_metaorder_rises_with_a_power_and_its_path_is_the_closed_form():
     assert_close(order.mean_cost_per_share, price, 1e-9)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_weights_are_the_double_integrals(precision):
     """Also where the kernel falls within a step, and where it hardly moves in one."""
@@ -88,6 +89,7 @@ def test_weights_are_the_double_integrals(precision):
                     assert abs(float(got[k]) / expected - 1) < (1e-6 if precision == "float64" else 3e-5)
 
 
+@pytest.mark.thorough
 def test_costs_are_integrals():
     impact = InstantImpact(1.0, 1.0)
     kernel = ExponentialKernel(jnp.array([1.0]), jnp.array([2.0]))
@@ -126,6 +128,7 @@ def test_what_lets_round_trips_make_money_is_said():
     assert "0.415" in both[1]
 
 
+@pytest.mark.thorough
 def test_gradients_and_jit_vmap_loop():
     kernel = ShiftedPowerKernel(1.0, 1.0, 0.5)
 

@@ -24,6 +24,7 @@ def flow(n_layers=2):
     return shaken(first_flow(losses, n_layers=n_layers))
 
 
+@pytest.mark.thorough
 def test_splines_invert_rise_and_are_the_identity_outside(precision):
     spline = shaken(Spline(jnp.zeros(8), jnp.zeros(8), jnp.zeros(7), 3.0), 1.0)
     x = jnp.linspace(-4.0, 4.0, 401)
@@ -49,6 +50,7 @@ def test_slopes_are_derivatives():
         assert_close(jnp.exp(spline_inverse(value, spline.bins, 2.0)[1]), 1 / slope, 1e-10)
 
 
+@pytest.mark.thorough
 def test_a_flow_is_a_law():
     """Its density integrates to 1, its survival is the integral, quantiles invert it, samples follow it."""
     law = flow()
@@ -93,6 +95,7 @@ def test_gradients_and_jit_vmap_loop():
     assert_jit_vmap_loop_agree(lambda p: (rebuild(p).log_density(x), risk(p)), many)
 
 
+@pytest.mark.thorough
 def test_single_precision_agrees_with_double():
     law, x = flow(), jnp.asarray([-3.0, 0.1, 7.0])
     expected = law.log_density(x), quadrature_tail_risk(law.survival_quantile, 0.99).cvar
@@ -106,6 +109,7 @@ def test_single_precision_agrees_with_double():
     assert_close(found[1], expected[1], float32=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_silent_network_changes_nothing_and_a_loud_one_moves_the_law():
     base = flow(1)
     covariates = jax.random.normal(jax.random.key(0), (50, 2))
@@ -125,6 +129,7 @@ def joint(d=3):
     return shaken(first_joint_flow(rows, jax.random.key(4), n_layers=3, n_bins=4), 0.2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("d", [2, 3])
 def test_a_joint_flow_inverts_and_its_density_is_that_of_the_jacobian(d):
     law = joint(d)
@@ -136,6 +141,7 @@ def test_a_joint_flow_inverts_and_its_density_is_that_of_the_jacobian(d):
     assert_close(log_slope, -determinant, 1e-8)
 
 
+@pytest.mark.thorough
 def test_a_joint_density_integrates_to_one_and_samples_follow_it():
     law = joint(2)
     drawn = law.sample(jax.random.key(0), 50_000)
@@ -150,6 +156,7 @@ def test_a_joint_density_integrates_to_one_and_samples_follow_it():
     assert abs(float(jnp.mean(inside)) - float(jnp.mean(weighted))) < 5 * error + 0.01
 
 
+@pytest.mark.thorough
 def test_what_has_no_density_is_said():
     with pytest.raises(ValueError, match=r"loss 2 is nan, expected finite numbers"):
         first_flow(jnp.asarray([1.0, jnp.nan, 2.0]))

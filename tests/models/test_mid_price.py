@@ -54,6 +54,7 @@ LAWS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", LAWS)
 def test_moments(name, precision):
     model, mean, variance = LAWS[name]

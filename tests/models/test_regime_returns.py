@@ -3,6 +3,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from mfamm_jax.models.regime_returns import RegimeReturns
@@ -17,6 +18,7 @@ LAW = {
 }
 
 
+@pytest.mark.thorough
 def test_the_filter_is_bayes_rule_over_every_path_of_regimes(precision):
     """27 paths of three steps, by enumeration."""
     law = RegimeReturns(**LAW)
@@ -50,6 +52,7 @@ def test_samples_have_the_moments_of_the_law():
     assert abs(moved - 0.8) < 0.02
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree():
     law = RegimeReturns(**LAW)
     pnl = jnp.stack([law.sample(jax.random.key(i), 6)[0] for i in range(3)])

@@ -11,6 +11,7 @@ from ..checks import assert_close, assert_jit_vmap_loop_agree, check_grads
 FREEDOMS = [1.05, 2.0, 3.0, 5.0, 30.0, 100.0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("freedom", FREEDOMS)
 def test_density_survival_and_quantiles_are_scipys(freedom, precision):
     freedom = jnp.asarray(freedom)
@@ -25,6 +26,7 @@ def test_density_survival_and_quantiles_are_scipys(freedom, precision):
     assert_close(student_t.survival_quantile(p, freedom), expected, 1e-11, 1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("freedom", [1.5, 4.0, 60.0])
 def test_derivatives_are_those_of_finite_differences(freedom):
     """In the degrees of freedom too; 1e-6 is what central differences give."""
@@ -45,6 +47,7 @@ def test_derivatives_are_those_of_finite_differences(freedom):
         check_grads(quantile, arguments, order=1, modes=["fwd", "rev"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_single_precision_has_four_digits_of_the_derivative():
     def slope(freedom):
         return jax.grad(student_t.survival_quantile, 1)(jnp.asarray(0.001), jnp.asarray(freedom))
@@ -54,6 +57,7 @@ def test_single_precision_has_four_digits_of_the_derivative():
         assert_close(slope(3.0), expected, float32=1e-3)
 
 
+@pytest.mark.thorough
 def test_samples_have_the_law_and_its_derivative():
     """Kolmogorov-Smirnov of 20,000; the derivative of a quantile is that of the sample's quantile within 5 standard errors."""
     key, n = jax.random.key(1), 20_000
@@ -71,6 +75,7 @@ def test_samples_have_the_law_and_its_derivative():
     assert_close(jax.grad(mean_excess)(at), jax.grad(exact)(at), 0.003)
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree():
     freedoms, p = jnp.asarray([1.5, 3.0, 40.0]), jnp.asarray([0.01, 0.6, 0.2])
     assert_jit_vmap_loop_agree(

@@ -62,6 +62,7 @@ def test_thresholds_number_the_regimes_and_the_mirror_is_its_own_inverse():
     assert RegimeMap(0.3, 0.7, False, False).names == ("always",)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_quotes_are_those_of_the_regime_at_the_nodes(precision):
     with jax.enable_x64(precision == "float64"):
@@ -80,6 +81,7 @@ def test_quotes_are_those_of_the_regime_at_the_nodes(precision):
                     assert (float(got.bid_size), float(got.ask_size)) == (inventory < 4, inventory > -4)
 
 
+@pytest.mark.thorough
 def test_one_regime_quotes_as_the_plain_value_table():
     one = HJBProblem(
         bid=ExponentialIntensity(2.0, DECAY),

@@ -49,6 +49,7 @@ def quote(policy, inventory=0.0, volatility=VOLATILITY, vpin=0.0, imbalance=0.0,
     return policy(MarketState(0.0, inventory, 0.0, 300.0, covariates))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("risk", "imbalance", "vpin"), [(1.0, 0.0, 0.0), (1.3, 0.6, 0.5), (2.2, -0.5, -1.0)])
 def test_interpolated_quotes_agree_with_a_new_solution_to_a_twentieth_of_a_tick(policy, risk, imbalance, vpin):
     problem = HJBProblem(

@@ -116,6 +116,7 @@ def test_the_standard_error_is_the_one_found_over_samples():
         assert abs(float(jnp.mean(said)) * 100 / expected - 1) < 0.15
 
 
+@pytest.mark.thorough
 def test_gradients_need_no_derivative_of_the_quantile():
     """d CVaR = E[dL | L >= q], and central differences agree; jit = vmap = loop."""
     z = jax.random.normal(jax.random.key(0), (1000,))

@@ -27,6 +27,7 @@ def walks(n, steps=STEPS, seed=0, drift=0.0):
     return jnp.concatenate([jnp.zeros((n, 1)), jnp.cumsum(moves, axis=1)], axis=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("drift", [0.0, 0.5])
 def test_bridges_have_no_bias_where_counting_has(drift):
     """200,000 paths of 250 steps, barrier 2; 4 standard errors. The counted share is off by 20."""
@@ -47,6 +48,7 @@ def test_bridges_have_no_bias_where_counting_has(drift):
         assert abs(counted.mean() - shifted) < 4 * counted.std() / np.sqrt(counted.size)
 
 
+@pytest.mark.thorough
 def test_drawdowns_between_steps_count_too():
     """Threshold 1.5: the closed form within 4 standard errors, counting is far off."""
     exact = float(max_drawdown_probability(1.0, 1.0, jnp.asarray(1.5)))
@@ -72,6 +74,7 @@ def test_both_series_of_the_drawdown_agree_where_they_meet():
     assert_close(mean, expected_max_drawdown(1.0, 1.0), 1e-5)
 
 
+@pytest.mark.thorough
 def test_derivatives_of_the_breach_are_those_of_finite_differences():
     path, variances = walks(1, 20)[0] * 0.5, jnp.full(20, 0.02)
     check_grads(
@@ -108,6 +111,7 @@ def test_gradients_stay_finite_where_a_path_has_crossed_or_does_not_move():
     assert all(np.isfinite(np.asarray(s)).all() for s in still[1])
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree(precision):
     paths, variances = 0.5 * walks(4, 30), jnp.full((4, 30), 0.01)
     assert_jit_vmap_loop_agree(lambda p, v: bridge_breach(p, v, 0.8), paths, variances)

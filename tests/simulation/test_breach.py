@@ -57,6 +57,7 @@ def batches(function, *arguments):
 THETA = jnp.asarray([0.9, 0.12])
 
 
+@pytest.mark.thorough
 def test_profit_has_the_exact_law_and_its_derivatives(precision):
     """Within 4 standard errors: means, deviations, and the score-function derivative of the mean."""
     theta = jnp.asarray(THETA, jnp.result_type(float))
@@ -81,6 +82,7 @@ def test_profit_has_the_exact_law_and_its_derivatives(precision):
     assert (np.abs(mean - np.asarray(wanted, float)) < 4 * error + 1e-5).all(), (mean, wanted, error)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["barrier", "max_drawdown"])
 def test_derivatives_of_breach_probabilities_are_those_of_differences(kind):
     """Central differences with common numbers, 5 % either way; both within 4 joint standard errors."""
@@ -117,6 +119,7 @@ def test_derivatives_of_breach_probabilities_are_those_of_differences(kind):
     assert (np.abs(biased - wanted) > 4 * np.hypot(error, spread)).any()
 
 
+@pytest.mark.thorough
 def test_survival_of_continuous_paths_is_the_bridges():
     path = jnp.cumsum(0.3 * jax.random.normal(jax.random.key(1), (30, 50)), axis=0)
     path = jnp.concatenate([jnp.zeros((1, 50)), path])

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mfamm_jax.policies import Covariates, MarketState
 from mfamm_jax.simulation.hummingbot import Bot, DepthTable
@@ -53,6 +54,7 @@ def sizes(quotes):
     return [(float(q.bid_size.sum()), float(q.ask_size.sum())) for q in quotes]
 
 
+@pytest.mark.thorough
 def test_it_waits_for_its_buffer_and_orders_rest_at_their_price(precision):
     mids = [100.0, 100.1, 100.2, 100.3, 100.4, 100.5, 100.6, 100.6]
     quotes, _ = play(bot(model="text"), mids)

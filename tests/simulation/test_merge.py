@@ -45,6 +45,7 @@ def test_instruments_that_ignore_each_other_trade_as_if_alone(latency):
                 assert_close(getattr(result, name), value)
 
 
+@pytest.mark.thorough
 def test_one_decision_knows_all_inventories():
     """The second instrument hedges: it only quotes the side that brings the sum of both inventories back."""
 

@@ -57,6 +57,7 @@ FRONT_AFTER_CANCEL = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model", FRONT_AFTER_CANCEL)
 def test_each_queue_model_moves_the_order_forward_by_its_own_amount(model):
     rows = [START, (1.0, ADD, BID, 100, 100, (100, 400, 102, 300)), (2.0, CANCEL, BID, 100, 200, (100, 200, 102, 300))]
@@ -268,6 +269,7 @@ def random_session(seed, n=300):
 TIMING = {"decision_interval": 0.5, "order_latency": 0.11, "response_latency": 0.07, "feed_latency": 0.05}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_capture_revaluation_and_fees_add_up(seed, precision):
     result = run(random_session(seed), quote(0.012, 3.0), timing=TIMING, maker_fee=0.001, max_age=3.0)
@@ -298,6 +300,7 @@ def test_mirroring_the_market_mirrors_the_fills():
     assert_close(ours.pnl, theirs.pnl)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(6))
 def test_the_future_changes_nothing_before_it(seed):
     """Other events after t leave orders, fills and values up to t bit-identical."""
@@ -319,6 +322,7 @@ def test_the_future_changes_nothing_before_it(seed):
         np.testing.assert_array_equal(before[:n], after[:n])
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_give_the_same_fills():
     tape, _ = build_tape(session(*random_session(5)), **TIMING)
     depths = jnp.array([0.008, 0.012, 0.02, 0.05])

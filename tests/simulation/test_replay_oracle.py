@@ -206,6 +206,7 @@ FEEDS = {name: ("orders",) if "fifo" in name else ("levels", "books", "orders") 
 SLOW = [(feed, name, 20 + 5 * n + k) for k in range(3) for n, name in enumerate(OPTIONS) for feed in FEEDS[name]]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("feed", "options", "seed"), FAST)
 def test_fills_and_account_are_those_of_a_plain_exchange(feed, options, seed):
     assert compare(feed, options, seed) > 0
@@ -237,6 +238,7 @@ def sweep(session, policies, config, reduce=True, **when):
     return tape, swept(policies, padded(tape), covariates(padded(tape), lean, sizes), config)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("feed", SESSIONS)
 def test_the_event_reducer_changes_no_fill(feed):
     """A hundred policies each: one compilation serves all feeds, reduced or not."""
@@ -252,6 +254,7 @@ def test_the_event_reducer_changes_no_fill(feed):
         np.testing.assert_allclose(getattr(result, name), getattr(expected, name), atol=1e-12, err_msg=name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_the_future_changes_nothing_before_it_when_messages_overtake_one_another(seed):
     """Other messages after t leave fills, orders, queue positions and values up to t bit-identical."""
@@ -296,6 +299,7 @@ def test_jit_vmap_and_loop_give_the_same_fills():
             np.testing.assert_allclose(getattr(together, name)[n], getattr(alone, name), atol=1e-12, err_msg=name)
 
 
+@pytest.mark.thorough
 def test_single_precision_gives_the_same_fills():
     """Sizes are whole numbers and prices a few digits: only depths within rounding of a tick may differ."""
     session = SESSIONS["levels"](77)

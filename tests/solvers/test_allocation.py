@@ -24,6 +24,7 @@ def _covariance(seed, k=4):
     return root @ root.T / k + 0.1 * jnp.eye(k)
 
 
+@pytest.mark.thorough
 def test_divergence_is_bounded_symmetric_and_the_square_of_a_metric(precision):
     p, q, r = (_shares(seed) for seed in (1, 2, 3))
     apart = jensen_shannon(p, q)
@@ -36,6 +37,7 @@ def test_divergence_is_bounded_symmetric_and_the_square_of_a_metric(precision):
     assert bool(jnp.all(root[0] <= root[1] + root[2] + 1e-6))
 
 
+@pytest.mark.thorough
 def test_derivatives_of_the_divergence_are_finite_at_its_corners():
     p, q = jnp.asarray([0.5, 0.5, 0.0]), jnp.asarray([0.2, 0.8, 0.0])
     slopes = jax.grad(jensen_shannon, (0, 1))(p, q)
@@ -102,6 +104,7 @@ def test_mean_std_weights_are_stationary_and_the_multiplier_is_the_maximum():
     assert bool(jnp.isnan(mean_std_allocation(expected, covariance, 1e-3)[1]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(6))
 def test_simplex_allocation_is_slsqps(seed, precision):
     """To 1e-6 of the spread of the expected returns in value, 1e-4 in float32."""
@@ -181,6 +184,7 @@ def test_both_estimators_give_the_mean_deviation_gradient():
     assert_close(at_best, np.full(3, float(best)), 1e-10)
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree():
     expected = 0.1 * jax.random.normal(jax.random.key(1), (4, 3))
     covariance = jnp.stack([0.01 * _covariance(seed, 3) for seed in range(4)])

@@ -5,6 +5,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mfamm_jax.models.hyperbolic import first_network
 from mfamm_jax.models.regime_returns import RegimeReturns
@@ -43,6 +44,7 @@ def network(seed=1, curvature=1.0):
     )
 
 
+@pytest.mark.thorough
 def test_both_ways_of_learning_beat_every_constant_allocation():
     """Knowing the regime pays 1 less the risk of 0.1; even shares pay nothing."""
     task, draw = task_and_draw()
@@ -63,6 +65,7 @@ def test_both_ways_of_learning_beat_every_constant_allocation():
         assert float(jnp.mean(constant)) < 0.3
 
 
+@pytest.mark.thorough
 def test_features_know_only_the_past():
     task, draw = task_and_draw()
     pnl = draw(jax.random.key(1))[0]
@@ -73,6 +76,7 @@ def test_features_know_only_the_past():
     assert_close(task.rewards(task.shares(network(), pnl), pnl).shape[0], 50)
 
 
+@pytest.mark.thorough
 def test_price_of_moving_keeps_capital_where_it_is():
     def turnover(divergence):
         task, draw = task_and_draw(divergence)
@@ -85,6 +89,7 @@ def test_price_of_moving_keeps_capital_where_it_is():
     assert turnover(-20.0) < 0.7 * turnover(0.0)
 
 
+@pytest.mark.thorough
 def test_gradient_of_the_reward_is_that_of_finite_differences():
     task, draw = task_and_draw(-0.3, 2)
     pnl = draw(jax.random.key(4))
@@ -99,6 +104,7 @@ def test_gradient_of_the_reward_is_that_of_finite_differences():
     assert_close(jax.grad(value)(flat) @ along, difference, 1e-6)
 
 
+@pytest.mark.thorough
 def test_mean_variance_is_best_under_the_risk_that_is_rewarded():
     """Two hedged strategies and a third: the trace does not see the hedge, and neither may the allocation."""
     exposures = jnp.concatenate([jnp.asarray([[1.0], [-1.0], [0.2]]), 0.3 * jnp.eye(3)], axis=1)

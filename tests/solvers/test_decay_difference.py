@@ -81,6 +81,7 @@ def test_decays_under_a_steep_terminal_penalty(scheme):
     np.testing.assert_allclose(found, expected, rtol=2e-4)
 
 
+@pytest.mark.thorough
 def test_the_steepest_terminal_value_leaves_derivatives_finite():
     """Its neighbours are e^1000 apart. Two decay arrays or one: the derivatives in everything else are the same."""
 
@@ -98,6 +99,7 @@ def test_the_steepest_terminal_value_leaves_derivatives_finite():
     assert float(apart[0]) > 0.1
 
 
+@pytest.mark.thorough
 def test_a_solve_does_not_pay_for_derivatives_it_does_not_take():
     """Thirty squarings allow a norm of 1e10: panels for it would fill the memory."""
     decays = jnp.asarray([2.0, 2.0])

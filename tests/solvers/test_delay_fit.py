@@ -51,6 +51,7 @@ def test_a_response_without_the_structure_is_not_of_rank_one():
     assert float(values[1] / values[0]) > 0.05
 
 
+@pytest.mark.thorough
 def test_the_search_finds_what_least_squares_finds():
     v = heavy_rates(4000)
     knots = choose_knots(v, 3)
@@ -65,6 +66,7 @@ def test_the_search_finds_what_least_squares_finds():
     assert_close(jnp.exp(solution.value.log_slopes), jnp.exp(true.log_slopes), 1e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_the_kernel_is_recovered_under_noise_as_large_as_the_signal(precision):
     with jax.enable_x64(precision == "float64"):
@@ -103,6 +105,7 @@ def test_structure_beats_the_free_network():
     assert 0.5 < float(explained_share(free, clean)) < float(explained_share(structured, clean))
 
 
+@pytest.mark.thorough
 def test_the_free_network_learns_a_short_memory():
     v, clean = planted(8000, decay=1.0)
     network = FreeDelayNetwork(n_lags=8, n_hidden=16)

@@ -23,6 +23,7 @@ def risks(flow):
     return jnp.stack([quadrature_tail_risk(flow.survival_quantile, level).cvar for level in LEVELS])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_the_quantiles_of_a_law_give_its_tail_risk(precision):
     """4,000 quantiles of t with 3 degrees at equal steps of probability: no chance, but nothing beyond 1/8,000 either."""
@@ -49,6 +50,7 @@ def test_tail_risk_of_twenty_samples_is_unbiased():
     assert (abs(error.mean(axis=0)) <= [0.03, 0.03, 0.06]).all(), error.mean(axis=0)
 
 
+@pytest.mark.thorough
 def test_skewed_and_light_laws_are_found_too():
     """A mixture of normals: quantiles within 3 %, the tail light."""
     key = jax.random.key(0)

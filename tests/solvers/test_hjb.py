@@ -70,6 +70,7 @@ def test_value_and_quotes_agree_with_two_independent_methods(case_id, precision)
         within(ask, expected["ask_depth"], tolerance, precision)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case_id", ["hjb/rb1", "hjb/asym_k"])
 def test_gradients_agree_with_the_sensitivity_equations(case_id, precision):
     case = CASES[case_id]
@@ -135,6 +136,7 @@ def test_fill_risk_aversion_is_continuous_with_its_gradient_at_zero():
     assert_close(jax.grad(h)(jnp.asarray(1e-8)), slope, float64=1e-6)
 
 
+@pytest.mark.thorough
 def test_volatility_widens_the_spread():
     # The fluid limit of (8) would give 2/k = 1.3333 at any volatility; the jump equation gives 1.4659 at sigma = 0.3.
     grid = Grid(5, 1)
@@ -151,6 +153,7 @@ def test_volatility_widens_the_spread():
 CLAMPED = {"min_depth": 0.4, "max_depth": 1.1, "fill_risk_aversion": 0.3}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", [TaylorAction(1, 80), ExplicitRK(30), HanWong()], ids=str)
 def test_mirror_symmetry(scheme):
     grid = Grid(5, 3)
@@ -162,6 +165,7 @@ def test_mirror_symmetry(scheme):
     assert_close(a.value, b.value[:, ::-1], float64=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", [TaylorAction(1, 80), ExplicitRK(30), HanWong()], ids=str)
 def test_price_rescaling(scheme):
     grid, c = Grid(4, 2), 7.0
@@ -215,6 +219,7 @@ def test_absurd_parameters_are_rejected_by_name(change, name):
         Grid(0)
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree():
     grid = Grid(4, 2)
     scheme = TaylorAction(1, 64)
@@ -321,6 +326,7 @@ def test_both_forms_of_the_taylor_action_agree_with_their_gradients():
     assert_close(slopes[1], slopes[0], float64=1e-10)
 
 
+@pytest.mark.thorough
 def test_the_adjoint_is_the_gradient(precision):
     """Every parameter, several sums per row, unequal sides: against differentiating each term."""
     grid = Grid(6, 2)
@@ -360,6 +366,7 @@ def test_gradients_and_hessians_on_the_linear_path(scheme):
     check_grads(jax.jit(lambda *x: _weighted_value(*x, scheme, grid)), _six(), order=2, modes=["fwd", "rev"], rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_the_adjoint_has_hessians():
     grid = Grid(3, 2)
     plain, adjoint = (
@@ -378,6 +385,7 @@ def test_time_rescaling():
         assert_close(fast_value, slow_value, float64=1e-11)
 
 
+@pytest.mark.thorough
 def test_evaluating_the_policy_reproduces_the_value():
     """The quotes of the table, read at their rows and played for ever: a linear equation solved by numpy."""
     problem, grid = simple_problem(min_depth=0.5, drift=0.02, horizon=2.0), Grid(3, 400)
@@ -403,6 +411,7 @@ def test_evaluating_the_policy_reproduces_the_value():
     np.testing.assert_allclose(value, table.initial_value, atol=2e-6)
 
 
+@pytest.mark.thorough
 def test_the_value_is_the_mean_of_simulated_objectives():
     """(1) by simulation, fill by fill at exact event times by thinning, with nothing but the quotes from the solver."""
     problem, grid = simple_problem(inventory_penalty=0.05, horizon=3.0, terminal_penalty=0.02), Grid(3, 60)

@@ -54,6 +54,7 @@ def test_tridiagonal_systems():
         assert_close(dense @ x[:, i], right[:, i], float64=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case_id", FINITE)
 def test_adaptive_steps_keep_their_tolerance(case_id, precision):
     """A quote within ten tolerances of the reference; float32 adds the rounding of the reference table, 2e-5."""
@@ -70,6 +71,7 @@ def test_adaptive_steps_keep_their_tolerance(case_id, precision):
         assert float(solution.stats["howard_change"]) <= rtol * scale + 1e-4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("order", "counts"), [(1, (40, 80, 160)), (2, (20, 40, 80)), (4, (10, 20, 40))])
 def test_implicit_steps_converge_with_their_order(order, counts):
     case = CASES["hjb/asym_k"]
@@ -79,6 +81,7 @@ def test_implicit_steps_converge_with_their_order(order, counts):
     assert all(order - 0.3 < rate < order + 0.7 for rate in rates), (rates, errors)
 
 
+@pytest.mark.thorough
 def test_an_hour_in_about_a_hundred_steps(precision):
     """k phi Q^2 T = 19,440: explicit steps would number 180,000. By then quotes and gain are stationary."""
     for changes in ({}, {"min_depth": 0.0}):
@@ -116,6 +119,7 @@ def test_the_stress_case_and_two_hundred_lots_in_float32():
                 assert largest_difference(quotes(problem, solution), expected) < bound
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", [Implicit(12, 2), Implicit(8, 4), HanWong(1e-4, order=2)], ids=str)
 def test_gradients(scheme):
     """Both modes against differences, with a limit that binds on some inventories, in every kind of parameter."""
@@ -190,6 +194,7 @@ def test_jit_vmap_and_loop_agree():
     assert_jit_vmap_loop_agree(value, jnp.array([0.001, 0.1]))
 
 
+@pytest.mark.thorough
 def test_too_few_steps_and_wrong_problems_are_said():
     assert solve(symmetric(), HanWong(1e-8, max_steps=16), Grid(5)).result == RESULTS.max_steps_reached
     stiff = symmetric(horizon=3600.0, inventory_penalty=1.0)
@@ -294,6 +299,7 @@ def busy(problem):
     return eqx.tree_at(lambda p: (p.regimes.bid.scale, p.regimes.ask.scale, p.regimes.horizon), problem, scales)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("problem", "grid", "kind"),
     [

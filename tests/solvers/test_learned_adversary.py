@@ -54,6 +54,7 @@ def test_a_schedule_it_knows_is_exploited_almost_fully():
     assert_close(jnp.sum(got.trades), 0.0, 1e-12)
 
 
+@pytest.mark.thorough
 def test_unknown_directions_are_worth_less_and_no_response_beats_its_bound():
     matrix = market()
     adversary, _ = _train(orders(), matrix, THETA, jax.random.key(0), n_steps=1500)

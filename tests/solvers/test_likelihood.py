@@ -85,6 +85,7 @@ def test_cutting_rows_in_two_changes_nothing():
         assert_close(a, b)
 
 
+@pytest.mark.thorough
 def test_rows_without_exposure_and_events_are_ignored():
     design, count, exposure = device(*simulated(5))
     padded = (
@@ -107,6 +108,7 @@ def test_an_event_at_the_time_of_the_one_before_still_counts():
     assert_close(solution.value.coefficients, [np.log(0.5)])
 
 
+@pytest.mark.thorough
 def test_a_covariate_without_events_is_reported(precision):
     design, count, exposure = simulated(6, 60)
     rare = (np.arange(60) < 6).astype(float)
@@ -145,6 +147,7 @@ def test_ridge_is_that_of_the_original_coefficients():
     assert_close(gradient, jnp.zeros(3), float64=1e-9)
 
 
+@pytest.mark.thorough
 def test_gradient_of_the_optimum_is_that_of_refitting():
     design, count, exposure = device(*simulated(10, 60))
 
@@ -160,6 +163,7 @@ def test_gradient_of_the_optimum_is_that_of_refitting():
     assert_close(jax.jacrev(outcome)(jnp.array(0.0)), slope, 1e-7)
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree(precision):
     batches = [np.stack(arrays) for arrays in zip(*(simulated(seed, 50) for seed in (11, 12)))]
     assert_jit_vmap_loop_agree(

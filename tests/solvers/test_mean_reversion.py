@@ -102,6 +102,7 @@ def test_limits_and_scaling():
     assert_close(best_band(spread(deviation=1 / np.sqrt(2)), 1e-6), (0.75e-6) ** (1 / 3), 1e-4)
 
 
+@pytest.mark.thorough
 def test_gradients_and_jit_vmap_loop():
     def band(cost, deviation):
         return best_band(spread(deviation=deviation), jnp.asarray(cost))

@@ -77,6 +77,7 @@ def test_undoing_the_layers_gives_the_traced_derivatives(dtype):
         np.testing.assert_allclose(got, wanted, atol=tolerance)
 
 
+@pytest.mark.thorough
 def test_derivatives_are_those_of_differences():
     diagonal, angles = weighted(5)
 
@@ -107,6 +108,7 @@ def test_memory_of_the_derivatives_does_not_grow_with_the_layers():
     assert temporary(32, False) > 3 * temporary(32, True)
 
 
+@pytest.mark.thorough
 def test_published_constants_of_rings_and_of_a_graph_without_short_cycles():
     """(2p + 1)/(2p + 2) of an even ring of more than 2p + 1 vertices; 0.692450 and 0.755906 of 3-regular graphs of girth 6."""
     ring = cost_diagonal(ising(8, [(i, (i + 1) % 8) for i in range(8)]))
@@ -133,6 +135,7 @@ def test_energy_never_falls_below_the_cheapest_bitstring_and_deep_ramps_reach_it
     assert energies[-1] < 0.98 * float(diagonal.min())
 
 
+@pytest.mark.thorough
 def test_the_unit_of_the_cost_does_not_matter():
     diagonal, _ = weighted(5)
     small, large = (optimise_angles(s * diagonal + s, ramp_starts(s * diagonal, 2, 4)) for s in (1e-4, 1e4))
@@ -164,6 +167,7 @@ def test_more_layers_start_where_fewer_ended():
     np.testing.assert_allclose(linear_ramp(3, 1.0, 1.0).mixer_angles, [-5 / 6, -1 / 2, -1 / 6])
 
 
+@pytest.mark.thorough
 def test_reference_cases_in_both_precisions():
     """Independent state vectors, recomputed with PennyLane."""
     for case in json.loads(SHIPPED_SOLVERS.read_text())["cases"]:

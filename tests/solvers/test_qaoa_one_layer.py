@@ -47,6 +47,7 @@ def test_expectations_are_those_of_the_state_vector(dtype, share):
     np.testing.assert_allclose(energy, qaoa_energy(diagonal, angles), atol=50 * tolerance)
 
 
+@pytest.mark.thorough
 def test_derivatives_also_where_a_cosine_vanishes():
     found, neighbours = dense(5)
     weights = found.couplings.at[0].set(np.pi / 2)  # cos(2 g J) = 0 at g = 1/2
@@ -58,6 +59,7 @@ def test_derivatives_also_where_a_cosine_vanishes():
     check_grads(energy, (weights, found.fields, jnp.asarray(0.5), jnp.asarray(0.3)), order=1, modes=["fwd", "rev"])
 
 
+@pytest.mark.thorough
 def test_the_best_angles_beat_a_fine_grid():
     found, neighbours = dense(7, seed=3)
     best = one_layer_angles(found, neighbours)
@@ -80,6 +82,7 @@ def test_regular_graphs_without_triangles_have_the_known_share(degree):
     np.testing.assert_allclose(0.5 * (1 - large_girth_energy(degree, angles)), expected, atol=1e-12)
 
 
+@pytest.mark.thorough
 def test_two_thousand_vertices_need_no_state_vector():
     edges = random_regular_graph(2000, 3, 0)
     found, neighbours = ising(2000, edges), neighbours_of(edges, 2000)

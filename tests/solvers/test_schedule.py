@@ -135,6 +135,7 @@ def test_no_disturbance_within_the_budget_is_worse():
     assert np.isfinite(slope).all()
 
 
+@pytest.mark.thorough
 def test_gradients_and_jit_vmap_loop():
     times = grid(6)
 

@@ -31,6 +31,7 @@ def search(kernel, impact, shares=1.0, half_spread=0.0, **given):
     return run(jnp.asarray(shares))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["exponential", "power", pytest.param("shifted", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("precision", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_under_linear_impact_it_finds_the_quadratic_programme(name, precision):
@@ -48,6 +49,7 @@ def test_under_linear_impact_it_finds_the_quadratic_programme(name, precision):
         assert_close(jnp.sum(solution.value.rates) / N, 2.0, 1e-12, 1e-5)
 
 
+@pytest.mark.thorough
 def test_without_reversals_it_agrees_with_a_solver_that_knows_bounds():
     kernel = kernel_of("exponential")
     found = search(kernel, LINEAR, n_starts=3).value
@@ -80,6 +82,7 @@ def test_concave_impact_is_cheaper_in_bursts_and_never_pays_where_it_is_admissib
     assert_close(forward.cost, trading_cost(forward.rates, 1 / N, kernel, InstantImpact(*CONCAVE), 0.05), 1e-12)
 
 
+@pytest.mark.thorough
 def test_a_model_that_pays_for_round_trips_is_found_out():
     solution = search(kernel_of("shifted"), CONCAVE, may_reverse=True)
     assert solution.result == RESULTS.paid_to_trade
@@ -95,6 +98,7 @@ def test_selling_is_buying_mirrored_and_costs_scale():
     assert_close(sold.cost, 9 * bought.cost, 1e-7)
 
 
+@pytest.mark.thorough
 def test_derivatives_of_the_cost_are_those_of_the_minimum():
     """Central differences of the whole search; the programme moves too, at no cost to first order. Error of the search 1e-6, divided by the step."""
 

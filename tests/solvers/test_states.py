@@ -66,6 +66,7 @@ def test_logistic_case(precision):
     within(ask, case["expected"]["ask_depth"], case, precision)
 
 
+@pytest.mark.thorough
 def test_regime_case(precision):
     case = CASES["hjb/regimes2"]
     problem = regime_problem(case["inputs"])
@@ -85,6 +86,7 @@ def intervals_of(given):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "scheme", [TaylorAction(4, 40), Uniformization(8, 32), ExplicitRK(300)], ids=lambda s: type(s).__name__
 )
@@ -124,6 +126,7 @@ def two_assets(given):
     return MultiAssetProblem(assets, jnp.asarray(given["risk_aversion"] * covariance, dtype=jnp.result_type(float)))
 
 
+@pytest.mark.thorough
 def test_two_asset_case(precision):
     case = CASES["hjb/two_asset_neg"]
     grid = BoxGrid(tuple(case["inputs"]["max_inventory"]))
@@ -141,6 +144,7 @@ def test_uncorrelated_assets_are_solved_one_by_one():
     assert_close(joint, alone[0][:, None] + alone[1], float64=1e-12)
 
 
+@pytest.mark.thorough
 def test_three_assets_mirror():
     assets = tuple(symmetric(scale=scale) for scale in (1.0, 0.8, 0.6))
     matrix = 0.02 * jnp.array([[1.0, 0.5, -0.3], [0.5, 1.0, 0.2], [-0.3, 0.2, 1.0]])
@@ -237,6 +241,7 @@ def test_withdrawn_quotes_are_not_quoted_and_never_lower_the_value():
     assert np.isfinite(bid[0])
 
 
+@pytest.mark.thorough
 def test_a_fine_table_of_ticks_tends_to_its_curve():
     curve = ExponentialIntensity(1.0, 1.5)
     errors = []

@@ -38,6 +38,7 @@ def symmetric(**changes):
     return any_symmetric(**{"inventory_penalty": 0.009, "horizon": 10.0} | changes)
 
 
+@pytest.mark.thorough
 def test_ergodic_case(precision):
     expected = CASES["hjb/erg_rb1"]["expected"]
     problem, grid = symmetric(), Grid(5)
@@ -54,6 +55,7 @@ def test_ergodic_case(precision):
     assert float(got) == pytest.approx(expected["d_ergodic_value_d_inventory_penalty"], rel=rel)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changes",
     [{}, {"drift": 0.02, "fill_risk_aversion": 0.2}, {"min_depth": 0.3, "max_depth": 1.2}, {"inventory_penalty": 2.0}],
@@ -68,6 +70,7 @@ def test_long_horizons_tend_to_the_ergodic_solution(changes):
     assert_close(gain, stationary.stats["gain"], float64=1e-6)
 
 
+@pytest.mark.thorough
 def test_derivative_of_the_gain_is_the_mean_of_the_derivative_of_the_reward():
     problem = symmetric(min_depth=0.2, drift=0.01)
     value = solve(problem, Ergodic(), Grid(6)).value.relative_value[-1]
@@ -79,6 +82,7 @@ def test_derivative_of_the_gain_is_the_mean_of_the_derivative_of_the_reward():
     assert_close(gradient.drift, law @ q, float64=1e-9)
 
 
+@pytest.mark.thorough
 def test_gradients_of_the_stationary_quotes():
     def depths(decay, penalty, scale):
         sides = ExponentialIntensity(scale, decay), ExponentialIntensity(1.2, 1.3)
@@ -89,6 +93,7 @@ def test_gradients_of_the_stationary_quotes():
     check_grads(jax.jit(depths), tuple(map(jnp.asarray, (1.5, 0.02, 0.8))), order=1, modes=["fwd", "rev"], rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_two_hundred_lots_and_a_too_short_iteration():
     solution = solve(symmetric(), Ergodic(30), Grid(200))
     assert solution.result == RESULTS.successful
@@ -205,6 +210,7 @@ def test_quadratic_quotes_approach_the_exact_ones_when_fills_are_frequent():
     assert_close(jnp.stack([margin - c + half, margin + c + half]), jnp.stack([bid, ask]), float64=1e-3)
 
 
+@pytest.mark.thorough
 def test_matrix_riccati_in_finite_time():
     matrix = 0.02 * jnp.array([[1.0, 0.5, -0.3], [0.5, 1.0, 0.2], [-0.3, 0.2, 1.0]])
     curvature, terminal = jnp.array([1.0, 0.7, 1.6]), jnp.array([0.01, 0.3, 0.0])

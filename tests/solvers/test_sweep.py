@@ -30,6 +30,7 @@ def mixed_rows():
     )
 
 
+@pytest.mark.thorough
 def test_every_row_is_what_it_would_be_alone(precision):
     rows, grid = mixed_rows(), Grid(6, 2)
     solution, said = solve_sweep(rows, grid, chunk_rows=4)
@@ -61,6 +62,7 @@ def test_a_row_does_not_depend_on_its_company():
         np.testing.assert_allclose(apart.value.value, together.value.value[..., part], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_broken_row_says_so_and_harms_no_other():
     rows, grid = mixed_rows(), Grid(4)
     sound = solve_sweep(rows, grid)[0]

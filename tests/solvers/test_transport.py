@@ -26,6 +26,7 @@ def problem(n=5, m=7, seed=0):
 solve = jax.jit(solve_transport, static_argnames=("plan_gradient", "max_iterations"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("regularization", [0.02, 0.3, 10.0])
 def test_marginals_hold_and_three_values_belong_together(regularization, precision):
@@ -59,6 +60,7 @@ def test_the_limits_are_the_linear_programme_and_the_product():
     assert values == sorted(values)
 
 
+@pytest.mark.thorough
 def test_derivatives_of_the_value_are_the_plan_and_the_potentials():
     cost, source, sink = problem()
 
@@ -79,6 +81,7 @@ def test_derivatives_of_the_value_are_the_plan_and_the_potentials():
         assert_close(jnp.sum(slopes[i] * along), (value(*up) - value(*down)) / (2 * step), 1e-6)
 
 
+@pytest.mark.thorough
 def test_derivatives_of_the_plan_are_those_of_finite_differences():
     cost, source, sink = problem(4, 3)
     weights = jnp.asarray(np.random.default_rng(1).standard_normal((4, 3)))
@@ -120,6 +123,7 @@ def test_slack_takes_what_does_not_fit():
         with_slack(cost, source, 2 * sink, 1.0)
 
 
+@pytest.mark.thorough
 def test_lines_and_normal_laws():
     rng = np.random.default_rng(2)
     x, y, a, b = rng.standard_normal(9), rng.standard_normal(6), rng.random(9), rng.random(6)
@@ -139,6 +143,7 @@ def test_lines_and_normal_laws():
     assert np.isfinite(slope(0.0))
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree():
     problems = [problem(seed=s) for s in range(4)]
     batch = [jnp.stack(x) for x in zip(*problems)]
@@ -174,6 +179,7 @@ def price(plan, cost, source, sink, scale, source_penalty, sink_penalty):
     return total
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("penalties", [(0.5, 2.0), (jnp.inf, 0.3), (0.2, jnp.inf)])
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_masses_that_give_have_the_least_price(penalties, precision):

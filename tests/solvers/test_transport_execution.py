@@ -121,6 +121,7 @@ def test_own_costs_by_hand():
         SlotCosts(jnp.ones(1), jnp.ones(1), jnp.ones(1), jnp.zeros((1, 1)), jnp.ones(1), jnp.ones(1))
 
 
+@pytest.mark.thorough
 def test_float32_and_jit_vmap_loop():
     with jax.enable_x64(False):
         single = [x.astype(jnp.float32) for x in problem()]
@@ -162,6 +163,7 @@ def test_masses_other_than_one_are_priced_alike_in_both_modes():
     assert_close(frozen.linear_cost + frozen.entropy_cost, frozen.objective, 1e-9)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("times", [10.0, 300.0])
 def test_impact_far_stronger_than_the_regularization_converges(times):
     """Where halfway steps would oscillate: the condition of the minimum, C + Lambda pi G + lambda log(pi/mu nu) = f + g, holds."""

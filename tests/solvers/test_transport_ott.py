@@ -18,6 +18,7 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("penalties", [(np.inf, np.inf), (0.5, 2.0), (np.inf, 0.3)])
 def test_two_solvers_have_the_same_plan_potentials_and_values(penalties):
     cost, source, sink = problem()
