@@ -148,7 +148,8 @@ def main():
                 times = timed(lambda: forward(diagonal, angles)), timed(lambda: both(angles, diagonal))
                 traffic = bytes_per_layer(n, dtype)
                 deeper, _ = compiled(qaoa_energy, diagonal, linear_ramp_of(2 * p, dtype))
-                layer = (timed(lambda: deeper(diagonal, linear_ramp_of(2 * p, dtype)))[1] - times[0][1]) / p
+                ramp = linear_ramp_of(2 * p, dtype)
+                layer = (timed(lambda: deeper(diagonal, ramp))[1] - times[0][1]) / p
                 ours = add(
                     "ours",
                     n,

@@ -43,7 +43,9 @@ class Depth(Checked):
     most_layers: int = static_field(
         default=4, lower=1, upper=MOST_LAYERS, source="(24) p", help="circuits of 1 to this many layers"
     )
-    n_starts: int = static_field(default=4, lower=1, upper=64, help="ramps, besides the angles of one layer less")
+    n_starts: int = static_field(
+        default=4, lower=1, upper=64, help="ramps, besides the tree's angles and those of one layer less"
+    )
     max_iterations: int = static_field(default=150, lower=1, help="of each start")
     n_samples: int = static_field(default=100, lower=1, upper=100_000, help="measurements, the best of which is a cut")
 
@@ -87,11 +89,14 @@ class MaxCut(AbstractExperiment):
         graphs = self.graphs
         n, real = graphs.n_vertices, jnp.result_type(float)
         try:
-            edges = [_edges(n, graphs.degree, seed + number) for number in range(graphs.n_graphs)]
+            *seeds, weight_seed = np.random.SeedSequence(seed).spawn(graphs.n_graphs + 1)
+            edges = [_edges(n, graphs.degree, each) for each in seeds]
         except ValueError as error:
             raise ConfigError(f"graphs.degree: {error}") from error
         shape = (graphs.n_graphs, len(edges[0]))
-        weights = np.random.default_rng(seed).standard_normal(shape) if graphs.weights == "normal" else np.ones(shape)
+        weights = (
+            np.random.default_rng(weight_seed).standard_normal(shape) if graphs.weights == "normal" else np.ones(shape)
+        )
         models = Ising(
             jnp.asarray(weights, real),
             jnp.zeros((graphs.n_graphs, n), real),
@@ -104,7 +109,7 @@ class MaxCut(AbstractExperiment):
 
     def plan(self, batch: Any, prepared: Prepared) -> tuple[tuple, str]:
         """Nothing to choose."""
-        return (), "L-BFGS from ramps and from the angles of one layer less"
+        return (), "L-BFGS from ramps, the tree's angles and those of one layer less"
 
     def stages(self, plan: Any) -> list[tuple[str, Stage]]:
         """Largest cuts, circuits, searches."""
@@ -125,25 +130,26 @@ class MaxCut(AbstractExperiment):
         }
 
 
-def _edges(n: int, degree: int, seed: int) -> np.ndarray:
+def _edges(n: int, degree: int, seed: np.random.SeedSequence) -> np.ndarray:
     if degree == 2:
         return np.array([(i, (i + 1) % n) for i in range(n)])
     return random_regular_graph(n, degree, seed)
 
 
 def cuts_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
-    """Every depth with angles of its own for each graph, and with the tree's for all."""
+    """Every depth with angles of its own for each graph, and with the tree's for all.
+
+    Ratios are shares of the way from the highest to the lowest energy: of the largest cut where weights are equal, since then nothing cut is the highest.
+    """
     models, depth = prepared.models, experiment.depth
     diagonals = jax.lax.map(cost_diagonal, models)
-    total = jnp.sum(models.couplings, axis=1)
-    largest = 0.5 * (total - jnp.min(diagonals, axis=1))
+    highest, lowest = jnp.max(diagonals, axis=1), jnp.min(diagonals, axis=1)
     # The tree's angles are for unit weights.
     size = jnp.sqrt(jnp.mean(models.couplings**2, axis=1))
 
     def judged(angles: Angles) -> dict[str, Array]:
         """Of one set of angles per graph."""
         energy = jax.lax.map(lambda x: qaoa_energy(*x), (diagonals, angles))
-        cut = 0.5 * (total - energy)
 
         def chance(given: tuple[Array, Angles]) -> Array:
             diagonal, own = given
@@ -152,7 +158,7 @@ def cuts_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key
 
         p_largest = jax.lax.map(chance, (diagonals, angles))
         return {
-            "ratio": cut / largest,
+            "ratio": (highest - energy) / (highest - lowest),
             "share": 0.5 * (1 - energy / models.couplings.shape[1]),
             "p_largest": p_largest,
             "p_largest_sampled": 1 - (1 - p_largest) ** depth.n_samples,
@@ -161,21 +167,20 @@ def cuts_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key
     optimised, fixed = [], []
     before: Angles | None = None
     for p in range(1, depth.most_layers + 1):
-
-        def best(given: tuple[Array, Any], p: int = p) -> tuple[Angles, Array]:
-            diagonal, earlier = given
-            starts = ramp_starts(diagonal, p, depth.n_starts)
-            if earlier is not None:
-                more = interpolate_angles(earlier, p)
-                starts = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), starts, more)
-            found = optimise_angles(diagonal, starts, max_iterations=depth.max_iterations)
-            return found.value, found.stats["energy"]
-
-        before, _ = jax.lax.map(best, (diagonals, before))
-        optimised.append(judged(before))
         tree = prepared.tree_angles[p - 1]
         spread = Angles(tree.cost_angles[None] / size[:, None], jnp.broadcast_to(tree.mixer_angles, (len(size), p)))
         fixed.append(judged(spread))
+
+        def best(given: tuple[Array, Angles, Any], p: int = p) -> Angles:
+            diagonal, tree, earlier = given
+            starts = [ramp_starts(diagonal, p, depth.n_starts), jax.tree.map(lambda x: x[None], tree)]
+            if earlier is not None:
+                starts.append(jax.tree.map(lambda x: x[None], interpolate_angles(earlier, p)))
+            every = jax.tree.map(lambda *x: jnp.concatenate(x), *starts)
+            return optimise_angles(diagonal, every, max_iterations=depth.max_iterations).value
+
+        before = jax.lax.map(best, (diagonals, spread, before))
+        optimised.append(judged(before))
     stacked = [jax.tree.map(lambda *x: jnp.stack(x), *every) for every in (optimised, fixed)]
     shares = jnp.stack([0.5 * (1 - large_girth_energy(experiment.graphs.degree, a)) for a in prepared.tree_angles])
     first = diagonals[0]
@@ -184,8 +189,9 @@ def cuts_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key
     table = jax.lax.map(lambda b: jax.vmap(lambda g: qaoa_energy(first, Angles(g[None], b[None])))(gammas), betas)
     return {
         "depths": jnp.arange(1, depth.most_layers + 1),
-        "largest": largest,
-        "at_random": 0.5 * total / largest,
+        "highest": highest,
+        "lowest": lowest,
+        "at_random": highest / (highest - lowest),
         "optimised": stacked[0],
         "fixed": stacked[1],
         "tree_share": shares,
@@ -196,7 +202,6 @@ def cuts_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key
 def search_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
     """Greedy flips and one annealing chain per graph."""
     models, n = prepared.models, experiment.graphs.n_vertices
-    total = jnp.sum(models.couplings, axis=1)
 
     def greedy(model: Ising) -> Array:
         return greedy_descent(model.energy, jnp.zeros(n, jnp.int32)).cost
@@ -205,5 +210,7 @@ def search_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], k
         model, number = given
         return anneal(model.energy, n, jax.random.fold_in(key, number), n_sweeps=50).cost
 
-    energies = jax.lax.map(greedy, models), jax.lax.map(annealed, (models, jnp.arange(total.shape[0])))
-    return {name: 0.5 * (total - e) / results["largest"] for name, e in zip(("greedy", "annealed"), energies)}
+    numbers = jnp.arange(models.couplings.shape[0])
+    energies = jax.lax.map(greedy, models), jax.lax.map(annealed, (models, numbers))
+    highest, lowest = results["highest"], results["lowest"]
+    return {name: (highest - e) / (highest - lowest) for name, e in zip(("greedy", "annealed"), energies)}

@@ -48,6 +48,9 @@ def maxcut_metrics(experiment: Any, prepared: Any, results: dict[str, Any]) -> d
         ],
     ]
     finite = np.isfinite(np.asarray(optimised["ratio"])).all() and np.isfinite(np.asarray(fixed["ratio"])).all()
+    measure = (
+        "Expected cut over largest cut" if graphs.weights == "unit" else "Way from the dearest to the cheapest cut"
+    )
     kind = "rings" if graphs.degree == 2 else f"{graphs.degree}-regular graphs"
     ring_note = " A ring's best is (2p + 1)/(2p + 2) as long as it has more than 2p + 1 vertices." if ring else ""
     return {
@@ -59,7 +62,7 @@ def maxcut_metrics(experiment: Any, prepared: Any, results: dict[str, Any]) -> d
         "n_edges": int(prepared.report["n_edges"]),
         "tables": [
             {
-                "title": f"Expected cut over largest cut, {graphs.n_graphs} {kind} of {graphs.n_vertices} vertices",
+                "title": f"{measure}, {graphs.n_graphs} {kind} of {graphs.n_vertices} vertices",
                 "header": header + (["a ring's"] if ring else []),
                 "rows": rows,
                 "notes": [

@@ -38,12 +38,14 @@ from mfamm_jax.solvers.bit_search import anneal, greedy_descent
 from mfamm_jax.solvers.one_hot_qaoa import assignments, optimise_one_hot
 from mfamm_jax.solvers.qaoa import (
     Angles,
+    linear_ramp,
     optimise_angles,
     qaoa_energy,
     qaoa_probabilities,
     ramp_starts,
     sample_indices,
 )
+from mfamm_jax.solvers.qaoa_one_layer import neighbours_of, one_layer_angles
 
 MOST_VENUES, MOST_QUBITS, MOST_ASSIGNMENTS = 12, 18, 2**18
 N_LANDSCAPE = 49
@@ -137,6 +139,18 @@ class Routing(AbstractExperiment):
         if self.order.n_lots > 1:
             bits = lot_bits(found.venues, float(self.order.quantity) / self.order.n_lots)
             n_bits = bits.lots.shape[0]
+            whole = int(
+                np.sum(
+                    np.floor(
+                        np.asarray(found.venues.capacities) / (float(self.order.quantity) / self.order.n_lots) + 1e-6
+                    )
+                )
+            )
+            if whole < self.order.n_lots:
+                raise ConfigError(
+                    f"order.n_lots: the venues hold {whole} whole lots of {float(self.order.quantity) / self.order.n_lots:g}, the order has "
+                    f"{self.order.n_lots}: use more lots, or 1 to leave those forms out"
+                )
             if n_bits > MOST_QUBITS or n**self.order.n_lots > MOST_ASSIGNMENTS:
                 raise ConfigError(
                     f"order.n_lots: {self.order.n_lots} lots need {n_bits} bits, or {n**self.order.n_lots:,} assignments; expected at most "
@@ -211,7 +225,7 @@ def sets_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key
         "n_feasible": count,
         "convex": convex_split(venues, quantity),
         "price": price,
-        "lower_bound": bound,
+        "lower_bound": jnp.minimum(bound, best.cost),  # by rounding it may exceed what it bounds
     }
 
 
@@ -223,11 +237,10 @@ def search_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], k
     keys = jax.random.split(jax.random.fold_in(key, 1), experiment.search.n_chains)
     chains = jax.vmap(lambda k: anneal(cost, venues.n, k, n_sweeps=experiment.search.n_sweeps))(keys)
     first = jnp.argmin(chains.cost)
-    best = results["best"].cost
     return {
         "greedy": route(greedy.bits, venues, quantity),
         "annealed": route(chains.bits[first], venues, quantity),
-        "chains_at_best": jnp.mean(chains.cost <= best + 1e-5 * jnp.abs(best)),
+        "chains_at_best": jnp.mean(chains.cost <= results["best"].cost + _tolerance(results["costs"])),
     }
 
 
@@ -239,16 +252,25 @@ def circuits_stage(experiment: Any, prepared: Prepared, results: dict[str, Any],
     every = jnp.arange(2**n, dtype=jnp.int32)
     forms = {"exact diagonal": _measured(experiment, costs, _starts(experiment, costs), every, results, key)}
 
-    def add(name: str, model: Ising, sets_of: Callable[[Array], Array], number: int) -> None:
+    def add(
+        name: str, model: Ising, sets_of: Callable[[Array], Array], number: int, start: Angles | None = None
+    ) -> None:
         diagonal = cost_diagonal(model)
         bits = bits_of(jnp.arange(diagonal.shape[0], dtype=jnp.int32), model.n_vertices)
         sets = index_of(sets_of(bits))
         key_of = jax.random.fold_in(key, number)
-        forms[name] = _measured(experiment, diagonal, _starts(experiment, diagonal), sets, results, key_of)
+        starts = _starts(experiment, diagonal)
+        if start is not None:
+            starts = jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), starts, start)
+        forms[name] = _measured(experiment, diagonal, starts, sets, results, key_of)
 
     penalty = circuit.capacity_penalty * spread
     qubo = venue_qubo(venues, order.quantity, results["price"], n_slack=circuit.n_slack, capacity_penalty=penalty)
-    add("venue QUBO", qubo, lambda bits: bits[:, :n], 2)
+    # The closed form of one layer starts a ramp of the same mean angles.
+    n_bits = n + circuit.n_slack
+    one = one_layer_angles(qubo, neighbours_of(np.stack(np.triu_indices(n_bits, 1), axis=1), n_bits)).value
+    ramp = linear_ramp(circuit.n_layers, 2 * one.cost_angles[0], -2 * one.mixer_angles[0])
+    add("venue QUBO", qubo, lambda bits: bits[:, :n], 2, ramp)
     add("venue QUBO, ancilla (22)", with_ancilla(qubo), lambda bits: without_ancilla(bits)[:, :n], 3)
     if prepared.bits is not None:
         lot = order.quantity / order.n_lots
@@ -290,7 +312,9 @@ def _measured(
     n_sets = costs.shape[0]
     by_set = jnp.zeros(n_sets, diagonal.dtype).at[sets].add(probabilities)
     uniform = jnp.zeros(n_sets, diagonal.dtype).at[sets].add(1 / diagonal.shape[0])
-    is_best = costs <= best + 1e-5 * jnp.abs(best)
+    feasible = results["feasible"]
+    is_best = feasible & (costs <= best + _tolerance(costs))
+    true_costs = jnp.where(feasible, costs, jnp.inf)
     drawn = sets[sample_indices(probabilities, jax.random.fold_in(key, 0), circuit.n_samples)]
     guessed = sample_indices(uniform, jax.random.fold_in(key, 1), circuit.n_samples)
     first = drawn[jnp.argmin(costs[drawn])]
@@ -305,13 +329,19 @@ def _measured(
         "mean_at_random": uniform @ costs,
         "p_best": by_set @ is_best,
         "p_best_at_random": uniform @ is_best,
-        "p_feasible": by_set @ results["feasible"],
-        "best": costs[first],
+        "p_feasible": by_set @ feasible,
+        "best": true_costs[first],
         "best_set": first,
-        "best_at_random": jnp.min(costs[guessed]),
+        "best_at_random": jnp.min(true_costs[guessed]),
+        "best_set_at_random": guessed[jnp.argmin(costs[guessed])],
         "sampled": costs[drawn],
         "n_states": jnp.asarray(diagonal.shape[0]),
     }
+
+
+def _tolerance(costs: Array) -> Array:
+    """What counts as the same cost."""
+    return 100 * jnp.finfo(costs.dtype).eps * jnp.max(jnp.abs(costs))
 
 
 def landscape_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key: PRNGKeyArray) -> dict[str, Any]:

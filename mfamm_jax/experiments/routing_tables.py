@@ -49,12 +49,12 @@ def routing_metrics(experiment: Any, prepared: Any, results: dict[str, Any]) -> 
     return {
         "ok": bool(results["best"].split.feasible) and all(bool(form["ok"]) for form in forms.values()),
         "best_cost": best,
-        "second_cost": float(results["second_cost"]),
+        "second_cost": _finite(float(results["second_cost"])),
         "lower_bound": float(results["lower_bound"]),
         "convex_cost": float(results["convex"].cost),
-        "greedy_cost": float(results["greedy"].cost),
-        "annealed_cost": float(results["annealed"].cost),
-        "qaoa_cost": float(exact["best"]),
+        "greedy_cost": _finite(float(results["greedy"].cost)),
+        "annealed_cost": _finite(float(results["annealed"].cost)),
+        "qaoa_cost": _finite(float(exact["best"])),
         "qaoa_mean_cost": float(exact["mean"]),
         "qaoa_p_best": float(exact["p_best"]),
         "best_venues": ", ".join(name for name, on in zip(names, np.asarray(results["best"].active)) if on),
@@ -77,33 +77,39 @@ def _ways(
             [
                 label,
                 used,
-                float(one.split.cost),
-                float(one.cost - one.split.cost),
-                float(one.cost),
+                _cost(float(one.split.cost)),
+                _cost(float(one.cost - one.split.cost)),
+                _cost(float(one.cost)),
                 _excess(float(one.cost), best),
             ]
         )
     for name, form in forms.items():
-        bits = [(int(form["best_set"]) >> (len(names) - 1 - i)) & 1 for i in range(len(names))]
-        used = ", ".join(venue for venue, on in zip(names, bits) if on) or "none"
+        used = _names_of(int(form["best_set"]), names)
         rows.append(
             [
                 f"QAOA, {name}, best of {experiment.circuit.n_samples}",
                 used,
                 "",
                 "",
-                float(form["best"]),
+                _cost(float(form["best"])),
                 _excess(float(form["best"]), best),
             ]
         )
-    bound = float(results["lower_bound"])
+    exact = forms["exact diagonal"]
+    cost = float(exact["best_at_random"])
+    used = _names_of(int(exact["best_set_at_random"]), names)
+    rows.append(
+        [f"sets at random, best of {experiment.circuit.n_samples}", used, "", "", _cost(cost), _excess(cost, best)]
+    )
+    bound, second = float(results["lower_bound"]), float(results["second_cost"])
+    others = f"the second best costs {second:,.6g}" if np.isfinite(second) else "no other set can"
     n_sets = 2 ** len(names) - 1
     return {
         "title": f"Routing {float(experiment.order.quantity):,.6g} {found.unit}s over {found.title}: what every way costs [{found.cost_unit}]",
         "header": ["way", "venues", "fees and impact", "activation and leakage", "all", "above the best"],
         "rows": rows,
         "notes": [
-            f"{int(results['n_feasible'])} of {n_sets} sets can take the order; the second best costs {float(results['second_cost']):,.6g}. "
+            f"{int(results['n_feasible'])} of {n_sets} sets can take the order; {others}. "
             f"No set can cost less than {bound:,.6g}, the bound from the price {float(results['price']):.4g} of a unit.",
             f"{float(results['chains_at_best']):.0%} of {experiment.search.n_chains} annealing chains ended at the best set.",
             "Enumeration is exact and faster than any circuit that can be simulated: QAOA is here to be measured, not to win.",
@@ -159,8 +165,8 @@ def _circuits(experiment: Any, forms: dict[str, Any], n: int, best: float) -> di
         )
     stuck = [name for name, form in forms.items() if not bool(form["converged"])]
     notes = [
-        "Costs are those of the set that a bitstring decodes to, with its best split, above the best cost; infeasible sets count more than any "
-        "feasible one. At random: every bitstring alike.",
+        "Costs are those of the set that a bitstring decodes to, with its best split, above the best cost; infeasible sets count more than "
+        "any feasible one, by the share of the order that they miss times the range of feasible costs. At random: every bitstring alike.",
         "The exact diagonal holds the cost of every set and is not of the form (22); making it already tells the answer. The venue QUBO prices "
         "units at the dual price; lots are exact for whole ones, and their penalties make the landscape rough.",
     ]
@@ -183,6 +189,19 @@ def _circuits(experiment: Any, forms: dict[str, Any], n: int, best: float) -> di
     }
 
 
+def _names_of(index: int, names: tuple[str, ...]) -> str:
+    n = len(names)
+    return ", ".join(name for i, name in enumerate(names) if (index >> (n - 1 - i)) & 1) or "none"
+
+
+def _finite(cost: float) -> float | None:
+    return cost if np.isfinite(cost) else None
+
+
+def _cost(cost: float) -> float | str:
+    return cost if np.isfinite(cost) else ""
+
+
 def _share(cost: float, best: float) -> str:
     return f"{cost / best - 1:+.1%}" if best > 0 else f"{cost - best:+.3g}"
 
@@ -190,4 +209,6 @@ def _share(cost: float, best: float) -> str:
 def _excess(cost: float, best: float) -> str:
     if not np.isfinite(cost):
         return "infeasible"
+    if abs(cost - best) <= 1e-9 * abs(best):
+        return "+0"
     return f"{cost - best:+,.4g} ({(cost / best - 1):+.2%})" if best > 0 else f"{cost - best:+,.4g}"

@@ -7,7 +7,7 @@ import numpy as np
 from mfamm_jax.market.events import DataError, Session
 from mfamm_jax.market.ladder import book_rows, build_ladder
 
-N_LEVELS = 500  # a side, looked at
+N_LEVELS = 500  # a side, looked at first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +50,19 @@ def measure_depth(session: Session, side: str, band: float, contract_value: floa
     rows = rows[ladder.two_sided[rows] & (ladder.best_bid[rows] < ladder.best_ask[rows])]
     if not len(rows):
         raise DataError(f"{session.name}: no moment with both a bid and an ask, expected a book")
-    books = book_rows(ladder, rows, N_LEVELS)
     mid = 0.5 * (ladder.best_bid[rows].astype(float) + ladder.best_ask[rows]) * session.tick_size
     half = 0.5 * (ladder.best_ask[rows].astype(float) - ladder.best_bid[rows]) * session.tick_size
-    sign, ticks, size = (1, books.ask_ticks, books.ask_size) if side == "buy" else (-1, books.bid_ticks, books.bid_size)
-    price = ticks * session.tick_size
-    distance = 1e4 * sign * (price - mid[:, None]) / mid[:, None]
+    n_levels = N_LEVELS
+    while True:
+        books = book_rows(ladder, rows, n_levels)
+        sign, ticks, size = (
+            (1, books.ask_ticks, books.ask_size) if side == "buy" else (-1, books.bid_ticks, books.bid_size)
+        )
+        price = ticks * session.tick_size
+        distance = 1e4 * sign * (price - mid[:, None]) / mid[:, None]
+        if not ((size[:, -1] > 0) & (distance[:, -1] <= band)).any():
+            break
+        n_levels *= 4
     units = size * session.size_unit
     if contract_value:
         units = units * contract_value / np.where(price > 0, price, 1)

@@ -20,7 +20,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 MOST_VERTICES = 31  # basis indices are 32 bits, one of which is never set
-MOST_BYTES = 2**35  # of vectors over all bitstrings, unless the caller allows more
+MOST_BYTES = (
+    2**34
+)  # of vectors over all bitstrings, where the device does not say how much it has and the caller allows no more
 
 
 class Ising(eqx.Module):
@@ -63,7 +65,13 @@ def ising(
         ValueError: Names the first edge or number that cannot be.
     """
     real = jnp.result_type(float)
-    pairs = np.asarray(edges, np.int64).reshape(-1, 2)
+    given = np.asarray(edges)
+    if given.size and (given.ndim != 2 or given.shape[1] != 2 or (given != np.floor(given)).any()):
+        raise ValueError(f"edges have shape {given.shape}, expected pairs of whole numbers; weights go into couplings")
+    pairs = given.reshape(-1, 2).astype(np.int64)
+    for name, numbers, n in (("couplings", couplings, len(pairs)), ("fields", fields, n_vertices)):
+        if np.shape(numbers) not in ((), (n,)):
+            raise ValueError(f"{name} have shape {np.shape(numbers)}, expected one number or {n}")
     ordered = np.sort(pairs, axis=1)
     for row, (u, v) in enumerate(ordered):
         if not 0 <= u < v < n_vertices:
@@ -79,11 +87,18 @@ def ising(
         jnp.asarray(offset, real),
         jnp.asarray(pairs, jnp.int32),
     )
-    for name in ("couplings", "fields", "offset"):
-        x = getattr(answer, name)
-        if not isinstance(x, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(x))):
-            raise ValueError(f"{name} hold {float(x[~jnp.isfinite(x)].ravel()[0])}, expected finite numbers")
+    _check_finite(couplings=answer.couplings, fields=answer.fields, offset=answer.offset)
     return answer
+
+
+def _check_finite(**numbers: Array) -> None:
+    """Concrete ones; tracers pass."""
+    for name, x in numbers.items():
+        if isinstance(x, jax.core.Tracer):
+            continue
+        values = np.asarray(x)  # plain numpy: under a trace jax would trace the check as well
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} hold {values[~np.isfinite(values)].flat[0]}, expected finite numbers")
 
 
 def ising_of_matrix(weights: Any, fields: Any = 0.0) -> Ising:
@@ -118,6 +133,7 @@ def qubo_to_ising(
     offset: Float[Array, ""] | float = 0.0,
 ) -> Ising:
     r"""$\min \sum q_v x_v + \sum R_{uv} x_u x_v$ as H: $J = R/4$, $h_v = -(q_v/2 + \sum_u R_{uv}/4)$. Differentiable."""
+    _check_finite(linear=linear, quadratic=quadratic)
     shares = 0.25 * quadratic
     at_vertex = jnp.zeros_like(linear).at[pairs[:, 0]].add(shares).at[pairs[:, 1]].add(shares)
     constant = offset + 0.5 * jnp.sum(linear) + jnp.sum(shares)
@@ -152,18 +168,24 @@ def without_ancilla(bits: Int[Array, "*sets vertex"]) -> Int[Array, "*sets choic
     return bits[..., 1:] ^ bits[..., :1]
 
 
-def cost_diagonal(model: Ising, memory_limit: int = MOST_BYTES) -> Float[Array, " bitstring"]:
+def cost_diagonal(model: Ising, memory_limit: int | None = None) -> Float[Array, " bitstring"]:
     """H of every bitstring, vertex 0 the most significant bit: the diagonal of $H_C$. Its minimum is the best cost there is.
+
+    Args:
+        model: H.
+        memory_limit: Bytes for a state and what its derivatives need; None = what the device says it has, or `MOST_BYTES`.
 
     Raises:
         ValueError: If such vectors exceed the memory limit; says by how much.
     """
     n = model.n_vertices
     needed = bytes_needed(n, model.fields.dtype)
-    if needed > memory_limit or n > MOST_VERTICES:
+    limit = device_bytes() if memory_limit is None else memory_limit
+    if needed > limit or n > MOST_VERTICES:
+        amount = f"{needed / 2**30:,.1f} GiB" if n < 64 else f"9 x 2^{n} numbers"
         raise ValueError(
-            f"{n} vertices need {needed / 2**30:,.1f} GiB for vectors over all bitstrings, more than the limit of "
-            f"{memory_limit / 2**30:,.1f} GiB: use fewer vertices, one_layer_energy (any size), or raise memory_limit"
+            f"{n} vertices need {amount} for vectors over all bitstrings, more than the limit of "
+            f"{limit / 2**30:,.1f} GiB: use fewer vertices, one_layer_energy (any size), or raise memory_limit"
         )
     index = jnp.arange(2**n, dtype=jnp.uint32)
 
@@ -191,6 +213,12 @@ def bytes_needed(n_vertices: int, dtype: Any) -> int:
     return 9 * 2**n_vertices * np.dtype(dtype).itemsize
 
 
+def device_bytes() -> int:
+    """Memory of the device where it says so, otherwise `MOST_BYTES`."""
+    facts = jax.local_devices()[0].memory_stats()
+    return int(facts["bytes_limit"]) if facts and "bytes_limit" in facts else MOST_BYTES
+
+
 def bits_of(index: Int[Array, "*sets"], n_vertices: int) -> Int[Array, "*sets vertex"]:
     """The bitstring of a basis index."""
     shifts = jnp.arange(n_vertices - 1, -1, -1, dtype=index.dtype)
@@ -203,10 +231,10 @@ def index_of(bits: Int[Array, "*sets vertex"]) -> Int[Array, "*sets"]:
     return bits.astype(jnp.int32) @ (1 << jnp.arange(n - 1, -1, -1, dtype=jnp.int32))
 
 
-def random_regular_graph(n_vertices: int, degree: int, seed: int) -> np.ndarray:
+def random_regular_graph(n_vertices: int, degree: int, seed: int | np.random.SeedSequence) -> np.ndarray:
     """Edges of a graph without loops or double edges, by pairing half edges until it works.
 
-    Source: Bollobas (1980); nearly uniform for small degrees.
+    Source: Steger & Wormald (1999); nearly uniform for small degrees.
     """
     if degree < 1 or degree >= n_vertices or n_vertices * degree % 2:
         raise ValueError(

@@ -106,25 +106,36 @@ def water_filling(
 ) -> Split:
     """The cheapest split, exactly.
 
-    Derivatives are those of the KKT conditions: venues at a bound stay there. Where a venue just reaches one they are one-sided.
+    Derivatives are those of the KKT conditions: venues at a bound stay there. Where a venue just reaches one they are those of a smaller order.
+
+    Raises:
+        ValueError: If an impact is not positive: the split would not be unique.
     """
+    if not isinstance(impacts, jax.core.Tracer) and not bool(np.all(np.asarray(impacts) > 0)):
+        raise ValueError(f"an impact is {float(jnp.min(impacts)):g}, expected > 0: without it the split is not unique")
     quantity = jnp.asarray(quantity, fees.dtype)
     kinks = jnp.sort(jnp.concatenate([fees, fees + impacts * capacities]))
     totals = jnp.sum(jnp.clip((kinks[:, None] - fees) / impacts, 0, capacities), axis=1)
-    # Between neighbouring kinks the same venues give: the piece in which the total reaches the order.
-    piece = jnp.clip(jnp.searchsorted(totals, quantity, side="left"), 1, kinks.shape[0] - 1)
-    middle = 0.5 * (kinks[piece - 1] + kinks[piece])
-    level = (middle - fees) / impacts
+    # Between neighbouring kinks the same venues give: the piece in which the total reaches the order, none without a rise.
+    rounding = 4 * jnp.finfo(fees.dtype).eps
+    first, last = (jnp.argmax(totals > bound) for bound in (totals[0], totals[-1] * (1 - rounding)))
+    piece = jnp.searchsorted(totals, quantity, side="left")
+    piece = jnp.clip(jnp.clip(piece, first, last), 1, kinks.shape[0] - 1)
+    low = kinks[piece - 1]
+    level = (0.5 * (low + kinks[piece]) - fees) / impacts
     full, between = level >= capacities, (level > 0) & (level < capacities)
+    # From the lower kink on: a sum of large numbers would lose an order that is small beside fee/impact.
+    base = jnp.where(full, capacities, jnp.where(between, (low - fees) / impacts, 0))
     slopes = jnp.where(between, 1 / impacts, 0)
-    rest = quantity - jnp.sum(jnp.where(full, capacities, 0)) + jnp.sum(slopes * fees)
-    some = jnp.sum(slopes) > 0
-    marginal = rest / jnp.where(some, jnp.sum(slopes), 1)
-    inside = jnp.clip((marginal - fees) / impacts, 0, capacities)
-    quantities = jnp.where(between, inside, jnp.where(full, capacities, 0))
-    feasible = (quantity >= 0) & (quantity <= jnp.sum(capacities) * (1 + 4 * jnp.finfo(fees.dtype).eps))
-    quantities = jnp.where(feasible, quantities, 0)
-    strictly = jnp.any((quantities > 0) & (quantities < capacities) & between)
+    slope = jnp.where(jnp.any(between), jnp.sum(slopes), 1)
+    rise = (quantity - jnp.sum(base)) / slope
+    inside = base + rise * slopes
+    # `where`, not `clip`, whose derivative is halved at a bound.
+    inside = jnp.where(inside > capacities, capacities, jnp.where(inside < 0, 0, inside))
+    feasible = (quantity >= 0) & (quantity <= jnp.sum(capacities) * (1 + rounding))
+    quantities = jnp.where(feasible, inside, 0)
+    marginal = low + rise
+    strictly = jnp.any((quantities > 0) & (quantities < capacities * (1 - 8 * rounding)) & between)
     cost = jnp.sum(quantities * (fees + 0.5 * impacts * quantities))
     return Split(
         quantities, jnp.where(feasible & strictly, marginal, jnp.nan), jnp.where(feasible, cost, jnp.inf), feasible
@@ -174,14 +185,18 @@ def best_route(venues: Venues, quantity: Float[Array, ""] | float) -> tuple[Rout
 
 
 def finite_costs(routes: Route, venues: Venues, quantity: Float[Array, ""] | float) -> Float[Array, " bitstring"]:
-    """Costs of all sets with infeasible ones above every feasible one, the more the less they can take: a diagonal for QAOA."""
+    """Costs of all sets for a circuit: infeasible ones lie above every feasible one, by their missing share times the range of the others.
+
+    With one feasible set or none, by that share of its cost, or of all fixed costs.
+    """
     feasible = routes.split.feasible
     quantity = jnp.asarray(quantity, venues.fees.dtype)
     lowest = jnp.min(jnp.where(feasible, routes.cost, jnp.inf))
     highest = jnp.max(jnp.where(feasible, routes.cost, -jnp.inf))
     lowest, highest = (jnp.where(jnp.isfinite(x), x, 0) for x in (lowest, highest))
     missing = 1 - (routes.active @ venues.capacities) / jnp.where(quantity > 0, quantity, 1)
-    step = jnp.where(highest > lowest, highest - lowest, 1)
+    fixed = jnp.sum(venues.activation_costs) + 0.5 * jnp.sum(venues.leakage)
+    step = jnp.where(highest > lowest, highest - lowest, jnp.maximum(jnp.abs(lowest), fixed))
     return jnp.where(feasible, routes.cost, highest + step * jnp.clip(missing, 0, 1))
 
 

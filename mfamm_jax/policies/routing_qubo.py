@@ -32,7 +32,8 @@ def surplus(price: Float[Array, ""], venues: Venues) -> tuple[Float[Array, " ven
 def dual_price(venues: Venues, quantity: Float[Array, ""] | float) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The price whose lower bound of the best route's cost is highest, and that bound; by enumeration.
 
-    The bound is concave in the price, its slope the order less what the best set at that price takes.
+    The bound is concave in the price, its slope the order less what the best set at that price takes. For an order that nothing can
+    take it says nothing.
     """
     n = venues.n
     if n > MOST_ENUMERATED:
@@ -115,7 +116,7 @@ def lot_bits(venues: Venues, lot: float) -> LotBits:
     """Bits for 0 to capacity/lot lots per venue: powers of two, and a last bit that ends at the capacity. Host code."""
     lots, place = [], []
     for v, capacity in enumerate(np.asarray(venues.capacities, float)):
-        left = int(np.floor(capacity / lot + 1e-9))
+        left = int(np.floor(capacity / lot + 1e-6))
         weights: list[int] = []
         while sum(weights) < left:
             weights.append(min(1 << len(weights), left - sum(weights)))
@@ -170,13 +171,13 @@ def lot_cost(lots: Int[Array, " venue"], venues: Venues, lot: Float[Array, ""] |
 
 
 def assignment_costs(venues: Venues, n_lots: int, lot: Float[Array, ""] | float) -> Float[Array, " assignment"]:
-    """Of every assignment of lots to venues, in the order of `one_hot_qaoa`; a lot beyond a capacity costs what the dearest could save."""
+    """Of every assignment of lots to venues, in the order of `one_hot_qaoa`; a lot beyond a capacity, even in part, costs what it could save at most."""
     places = assignments(n_lots, venues.n)
     lot = jnp.asarray(lot, venues.fees.dtype)
     counts = jnp.sum(jax.nn.one_hot(places, venues.n, dtype=jnp.int32), axis=1)
     per_venue = venues.activation_costs + jnp.sum(venues.leakage, axis=1)
     dearest = lot * jnp.max(jnp.abs(venues.fees) + venues.impacts * (venues.capacities + lot)) + jnp.max(per_venue)
-    beyond = jnp.sum(jnp.clip(counts * lot - venues.capacities, 0) / lot, axis=1)
+    beyond = jnp.sum(jnp.clip(counts - jnp.floor(venues.capacities / lot + 1e-6), 0), axis=1)
     return jax.vmap(lambda c: lot_cost(c, venues, lot))(counts) + dearest * beyond
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
-from mfamm_jax.models.ising import MOST_BYTES
+from mfamm_jax.models.ising import device_bytes
 from mfamm_jax.results import Solution
 from mfamm_jax.solvers.qaoa import Angles, minimise_scaled
 
@@ -44,7 +44,8 @@ def one_hot_state(
         return state, None
 
     uniform = jnp.full(cost.shape, cost.shape[0] ** -0.5, cost.dtype) * (1 + 0j)
-    return jax.lax.scan(layer, uniform, (angles.cost_angles, angles.mixer_angles))[0]
+    each = angles.cost_angles.astype(cost.dtype), angles.mixer_angles.astype(cost.dtype)
+    return jax.lax.scan(layer, uniform, each)[0]
 
 
 def one_hot_energy(
@@ -70,17 +71,18 @@ def optimise_one_hot(
     return solution, jnp.abs(one_hot_state(cost, n_venues, solution.value, moves)) ** 2
 
 
-def assignments(n_lots: int, n_venues: int, memory_limit: int = MOST_BYTES) -> Int[Array, "assignment lot"]:
+def assignments(n_lots: int, n_venues: int, memory_limit: int | None = None) -> Int[Array, "assignment lot"]:
     """The venue of every lot, in the order of the amplitudes.
 
     Raises:
         ValueError: If the vectors over all assignments exceed the limit.
     """
     needed = 16 * n_venues**n_lots * (n_lots + 4)
-    if needed > memory_limit:
+    limit = device_bytes() if memory_limit is None else memory_limit
+    if needed > limit or n_venues**n_lots >= 2**31:
+        amount = f"{needed / 2**30:,.1f} GiB" if needed < 2**90 else f"over 10^{len(str(needed)) - 1} bytes"
         raise ValueError(
-            f"{n_venues}^{n_lots} assignments need {needed / 2**30:,.1f} GiB, more than the limit of {memory_limit / 2**30:,.1f} GiB: "
-            "use fewer lots"
+            f"{n_venues}^{n_lots} assignments need {amount}, more than the limit of {limit / 2**30:,.1f} GiB: use fewer lots"
         )
     index = jnp.arange(n_venues**n_lots, dtype=jnp.int32)
     places = jnp.asarray([n_venues**k for k in range(n_lots - 1, -1, -1)], jnp.int32)
@@ -97,6 +99,8 @@ def adjacency(n_venues: int, moves: Moves) -> np.ndarray:
 
 def lots_of(n_assignments: int, n_venues: int) -> int:
     """L from $V^L$."""
+    if n_venues < 2:
+        raise ValueError(f"{n_venues} venue, expected at least two to choose from")
     n_lots = round(np.log(n_assignments) / np.log(n_venues))
     if n_venues**n_lots != n_assignments:
         raise ValueError(f"{n_assignments} costs of assignments, expected a power of {n_venues}, the number of venues")

@@ -53,18 +53,17 @@ def qaoa_energy(
             are traced, which takes memory for every layer and also gives second and forward derivatives.
         group: Qubits that one matrix product mixes; 5 or 6 may be faster on an accelerator.
     """
-    _check(diagonal, angles)
+    each = _checked(diagonal, angles)
     if adjoint:
-        return _adjoint_energy(group, diagonal, angles.cost_angles, angles.mixer_angles)
-    return _expectation(diagonal, *_evolve(diagonal, angles.cost_angles, angles.mixer_angles, group))
+        return _adjoint_energy(group, diagonal, *each)
+    return _expectation(diagonal, *_evolve(diagonal, *each, group))
 
 
 def qaoa_probabilities(
     diagonal: Float[Array, " bitstring"], angles: Angles, *, group: int = GROUP
 ) -> Float[Array, " bitstring"]:
     r"""$|\langle x|\psi\rangle|^2$ of every bitstring."""
-    _check(diagonal, angles)
-    real, imaginary = _evolve(diagonal, angles.cost_angles, angles.mixer_angles, group)
+    real, imaginary = _evolve(diagonal, *_checked(diagonal, angles), group)
     return real**2 + imaginary**2
 
 
@@ -72,8 +71,7 @@ def qaoa_state(
     diagonal: Float[Array, " bitstring"], angles: Angles, *, group: int = GROUP
 ) -> Complex[Array, " bitstring"]:
     r"""Amplitudes $\langle x|\psi\rangle$."""
-    _check(diagonal, angles)
-    real, imaginary = _evolve(diagonal, angles.cost_angles, angles.mixer_angles, group)
+    real, imaginary = _evolve(diagonal, *_checked(diagonal, angles), group)
     turn = jnp.asarray([1, -1j, -1, 1j])[_ones(diagonal) % 4]
     return (real + 1j * imaginary) * turn.astype((1j * real[:0]).dtype)
 
@@ -172,14 +170,20 @@ def minimise_scaled(
     return Solution(answer, good, {"energy": energies[best], "energies": energies, "iterations": counts})
 
 
-def _check(diagonal: Array, angles: Angles) -> None:
+def _checked(diagonal: Array, angles: Angles) -> tuple[Array, Array]:
+    """Cost and mixer angles in the precision of the diagonal."""
     n = diagonal.shape[0]
+    if diagonal.ndim != 1 or not jnp.issubdtype(diagonal.dtype, jnp.floating):
+        raise ValueError(
+            f"the diagonal is {diagonal.dtype}{list(diagonal.shape)}, expected one vector of floats; vmap over batches"
+        )
     if n < 2 or n & (n - 1):
         raise ValueError(f"the diagonal has {n} entries, expected 2^n: one cost per bitstring of n bits")
     if angles.cost_angles.shape != angles.mixer_angles.shape:
         raise ValueError(
             f"{angles.cost_angles.shape[-1]} cost angles and {angles.mixer_angles.shape[-1]} mixer angles, expected one of each per layer"
         )
+    return angles.cost_angles.astype(diagonal.dtype), angles.mixer_angles.astype(diagonal.dtype)
 
 
 def _groups(n: int, group: int) -> list[int]:

@@ -33,9 +33,8 @@ def large_girth_energy(degree: int, angles: Angles) -> Float[Array, ""]:
     if p > MOST_LAYERS:
         raise ValueError(f"{p} layers need {16**p:,} numbers, expected at most {MOST_LAYERS} layers")
     # Bits of an index: a_1 .. a_p, a_-p .. a_-1; a_0 is summed where it does not matter.
-    signs = jnp.asarray(
-        1 - 2 * ((np.arange(4**p)[:, None] >> np.arange(2 * p - 1, -1, -1)) & 1), jnp.result_type(float)
-    )
+    dtype = angles.cost_angles.dtype
+    signs = jnp.asarray(1 - 2 * ((np.arange(4**p)[:, None] >> np.arange(2 * p - 1, -1, -1)) & 1), dtype)
     # exp(-i beta X) between equal and opposite signs.
     stay, move = jnp.cos(angles.mixer_angles), -1j * jnp.sin(angles.mixer_angles)
 
@@ -43,7 +42,7 @@ def large_girth_energy(degree: int, angles: Angles) -> Float[Array, ""]:
         weight = jnp.where(a == b, stay[layer], move[layer])
         return jnp.conj(weight) if conjugate else weight
 
-    weight = jnp.full(4**p, 0.5 + 0j)
+    weight = jnp.full(4**p, 0.5, dtype) + 0j
     for layer in range(p - 1):
         weight = weight * step(signs[:, layer], signs[:, layer + 1], layer, False)
         weight = weight * step(signs[:, -1 - layer], signs[:, -2 - layer], layer, True)

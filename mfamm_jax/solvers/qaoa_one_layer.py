@@ -129,6 +129,8 @@ def regular_angles(degree: int) -> Angles:
 
     Gives each edge $\tfrac12 + \tfrac1{2\sqrt D}(1 - 1/D)^{(D-1)/2}$ of a cut. Source: Wang et al. (2018).
     """
+    if degree < 1:
+        raise ValueError(f"degree is {degree}, expected at least 1")
     real = jnp.result_type(float)
     gamma = 0.5 * jnp.arctan2(jnp.asarray(1, real), jnp.sqrt(jnp.asarray(degree - 1, real)))
     return Angles(gamma[None], jnp.full(1, -jnp.pi / 8, real))

@@ -7,10 +7,16 @@ from typing import Any, Literal
 
 import numpy as np
 import pennylane as qml
+from jax.interpreters.partial_eval import DynamicJaxprTracer
 from pennylane import numpy as qnp
 
 from mfamm_jax.models.ising import Ising
 from mfamm_jax.solvers.qaoa import Angles
+
+# PennyLane makes traced numbers hashable, for wires that are traced. jax then compares functions that hold such numbers, which fails far away
+# from here: its own rule is restored.
+if getattr(vars(DynamicJaxprTracer).get("__hash__"), "__module__", "").startswith("pennylane"):
+    del DynamicJaxprTracer.__hash__
 
 Device = Literal["default.qubit", "lightning.qubit"]
 

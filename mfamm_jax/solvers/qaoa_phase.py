@@ -20,12 +20,16 @@ BITS = {"float32": 11, "float64": 26}  # of a part, so that its multiples are ex
 
 @jax.custom_jvp
 def cosine_sine(angle: Float[Array, "*batch"]) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-    """cos and sin [rad], right to 1e-7 up to 6,000 rad in float32 and to 2e-16 up to 1e5 rad and beyond in float64."""
+    """cos and sin [rad], right to 1e-7 up to 6,000 rad in float32 and to 2e-16 up to 1e8 rad in float64; beyond, to the spacing of
+    such angles, NaN where that exceeds a quarter turn.
+    """
     name = angle.dtype.name
     quarter = jnp.round(angle * angle.dtype.type(2 / np.pi))
     rest = angle
     for part in _parts(name):
         rest = rest - quarter * part
+    # Where neighbouring angles are further apart than a quarter turn there is nothing to say.
+    rest = jnp.where(jnp.abs(rest) <= 1, rest, jnp.nan)
     square = rest * rest
     cosine, sine = (
         jnp.ones_like(rest) * (-1.0) ** (TERMS[name] - 1) / factorial(2 * (TERMS[name] - 1) + odd) for odd in (0, 1)
@@ -34,7 +38,7 @@ def cosine_sine(angle: Float[Array, "*batch"]) -> tuple[Float[Array, "*batch"], 
         cosine = cosine * square + (-1.0) ** k / factorial(2 * k)
         sine = sine * square + (-1.0) ** k / factorial(2 * k + 1)
     sine = sine * rest
-    turn = quarter.astype(jnp.int32) & 3
+    turn = (quarter - 4 * jnp.floor(quarter / 4)).astype(jnp.int32)  # whole turns may exceed an integer
     swapped, lower = (turn & 1) == 1, turn >= 2
     left = (turn == 1) | (turn == 2)
     cosine, sine = jnp.where(swapped, sine, cosine), jnp.where(swapped, cosine, sine)
@@ -47,12 +51,12 @@ def _derivative(at: tuple, along: tuple) -> tuple[tuple, tuple]:
     return (cosine, sine), (-sine * along[0], cosine * along[0])
 
 
-def _parts(name: str) -> list[np.generic]:
+def _parts(name: str) -> list[np.ndarray]:
     """pi/2 as a sum of numbers of few bits and one of all."""
     bits, found, rest, place = BITS[name], [], HALF_PI, 156
     for _ in range(2):
         place -= bits
         head = rest >> place if place >= 0 else 0
-        found.append(np.dtype(name).type(head * 2.0 ** (place - 156)))
+        found.append(np.asarray(head * 2.0 ** (place - 156), name))
         rest -= head << place
-    return [*found, np.dtype(name).type(rest * 2.0**-156)]
+    return [*found, np.asarray(rest * 2.0**-156, name)]

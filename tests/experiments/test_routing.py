@@ -48,9 +48,10 @@ def test_the_report_names_the_best_set_and_what_every_way_costs(tmp_path):
     for form in ("exact diagonal", "venue QUBO", "venue QUBO, ancilla (22)", "lot QUBO", "one-hot lots, XY mixer"):
         mean = float(arrays[f"forms/{form}/mean"])
         assert costs.min() <= mean <= costs.max()
-        # One layer with the best angles is no worse than guessing on the diagonal it minimises.
+        # Best angles are no worse than guessing on the diagonal they minimise.
         if form == "exact diagonal":
             assert mean < float(arrays[f"forms/{form}/mean_at_random"])
+            np.testing.assert_allclose(mean, arrays[f"forms/{form}/energy"], rtol=1e-9)
     table = metrics["tables"][0]["rows"]
     assert [row[0] for row in table[:4]] == [
         "best set, by enumeration",
@@ -77,6 +78,23 @@ def test_the_reference_example_and_a_sweep_over_orders(tmp_path):
     assert rows["ok"].all()
     assert (np.diff(rows["best_cost"].to_numpy()) > 0).all()
     np.testing.assert_allclose(rows["best_cost"][1], 328.8666666667)
+
+
+def test_an_order_that_only_all_venues_together_can_take(tmp_path):
+    """Sets that cannot take it are never called the best, and never given a price."""
+    metrics, arrays = run_small(
+        tmp_path / "run", "routing", *SMALL, *THREE, "order.quantity=1350", "order.n_lots=1", "circuit.n_samples=1"
+    )
+    assert metrics["best_venues"] == "A, B, C"
+    assert metrics["second_cost"] is None
+    exact = "forms/exact diagonal"
+    np.testing.assert_allclose(arrays[f"{exact}/p_best"], arrays[f"{exact}/p_feasible"], rtol=1e-12)
+    np.testing.assert_allclose(arrays[f"{exact}/p_best_at_random"], 1 / 8)
+    rows = metrics["tables"][0]["rows"]
+    for row in rows:
+        assert (row[1] == "A, B, C") == (row[-1] != "infeasible")
+    assert "no other set can" in metrics["tables"][0]["notes"][0]
+    assert metrics["tables"][1]["notes"] == ["Every used venue is full."]
 
 
 @pytest.mark.slow
@@ -121,6 +139,7 @@ def test_recorded_books_are_venues(tmp_path, data_folder):
         ),
         (["venues.leakage=[[0, 1, 1.0], [1, 0, 2.0]]"], r"venues.leakage\[1\]: the pair 1, 0 occurs twice"),
         (["venues.leakage=[[0, 1, -1.0]]"], "leakage is -1, expected >= 0"),
+        (["order.quantity=2150", "order.n_lots=2"], "the venues hold 0 whole lots of 1075, the order has 2"),
         (["order.n_lots=20"], "20 lots need .* use fewer lots"),
         (["venues.names=A"], "expected at least two to choose from"),
     ],

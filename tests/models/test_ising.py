@@ -131,6 +131,14 @@ def test_bad_input_is_named():
         ising_of_matrix([[1, 0], [0, 0]])
     with pytest.raises(ValueError, match="square"):
         ising_of_matrix([[0, 1, 2], [1, 0, 2]])
+    with pytest.raises(ValueError, match=r"edges have shape \(2, 3\), expected pairs .* weights go into couplings"):
+        ising(5, [(0, 1, 2), (3, 1, 4)])
+    with pytest.raises(ValueError, match="expected pairs of whole numbers"):
+        ising(5, [(0.7, 1.9)])
+    with pytest.raises(ValueError, match=r"couplings have shape \(3,\), expected one number or 1"):
+        ising(3, [(0, 1)], [1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="quadratic hold nan"):
+        qubo_to_ising(jnp.zeros(2), jnp.asarray([[0, 1]]), jnp.asarray([jnp.nan]))
     with pytest.raises(ValueError, match="couplings hold nan"):
         ising(3, [(0, 1)], np.nan)
     with pytest.raises(ValueError, match=r"edge 1 is \(1, 1\)"):
@@ -145,6 +153,8 @@ def test_bad_input_is_named():
 
 def test_too_many_vertices_say_how_much_memory_they_need():
     with pytest.raises(ValueError, match=r"40 vertices need 73,728\.0 GiB .* limit of 32\.0 GiB"):
-        cost_diagonal(ising(40, [(0, 1)]))
+        cost_diagonal(ising(40, [(0, 1)]), memory_limit=2**35)
+    with pytest.raises(ValueError, match=r"2000 vertices need 9 x 2\^2000 numbers .* one_layer_energy"):
+        cost_diagonal(ising(2000, [(0, 1)]))
     with pytest.raises(ValueError, match=r"20 vertices need 0\.1 GiB"):
         cost_diagonal(ising(20, [(0, 1)]), memory_limit=2**20)

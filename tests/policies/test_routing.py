@@ -88,6 +88,45 @@ def test_orders_at_every_edge():
         assert found.cost == np.inf
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_flat_and_steep_books_beside_large_fees_still_sum_to_the_order(dtype):
+    """Impact times capacity from 1e-6 of the fees to many times them: sums of fee/impact would lose the order."""
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for _ in range(60):
+        fees, capacities = rng.uniform(-1, 10, 4), rng.uniform(50, 500, 4)
+        impacts = 10 ** rng.uniform(-8, 0, 4)
+        quantity = rng.uniform(0.01, 0.99) * capacities.sum()
+        arrays = [jnp.asarray(x, dtype) for x in (fees, impacts, capacities)]
+        found = water_filling(quantity, *arrays)
+        assert found.feasible
+        worst = max(worst, abs(float(found.quantities.sum()) / quantity - 1))
+        best = water_filling(quantity, *(jnp.asarray(x) for x in (fees, impacts, capacities)))
+        np.testing.assert_allclose(found.cost, best.cost, rtol={"float64": 1e-12, "float32": 1e-5}[dtype], atol=1e-3)
+    assert worst <= {"float64": 1e-14, "float32": 1e-6}[dtype]
+
+
+@pytest.mark.parametrize(
+    ("quantity", "slope", "takers"),
+    [(0.0, 0.1, [1, 0]), (100.0, 0.2, [1, 0]), (200.0, 0.3, [0, 1]), (400.0, 0.5, [0, 1])],
+)
+def test_derivatives_where_a_venue_reaches_a_bound_are_those_of_a_smaller_order(quantity, slope, takers):
+    """Venue 1 fills at 100 for 0.2, venue 2 starts there; at nothing they are those of a larger order."""
+    fees, impacts, caps = jnp.asarray([0.1, 0.2]), jnp.asarray([1e-3, 1e-3]), jnp.asarray([100.0, 300.0])
+    at = jnp.asarray(quantity)
+    np.testing.assert_allclose(jax.grad(lambda q: water_filling(q, fees, impacts, caps).cost)(at), slope, rtol=1e-12)
+    moved = jax.jacfwd(lambda q: water_filling(q, fees, impacts, caps).quantities)(at)
+    np.testing.assert_allclose(moved, takers, atol=1e-12)
+
+
+def test_derivatives_of_full_sets_with_unused_and_with_equal_venues():
+    fees, impacts = jnp.asarray([0.3, 0.1, 0.1]), jnp.asarray([1e-3, 1e-3, 1e-3])
+    full = jnp.asarray([0.0, 100.0, 100.0])  # the first is not used
+    found = jax.grad(lambda q: water_filling(q, fees, impacts, full).cost)(jnp.asarray(200.0))
+    np.testing.assert_allclose(found, 0.2, rtol=1e-12)
+    assert np.isfinite(jax.jacrev(lambda f: water_filling(200.0, f, impacts, full).quantities)(fees)).all()
+
+
 def test_whatever_is_asked_the_split_sums_to_the_order_or_says_that_it_cannot():
     v = some_venues(seed=4)
     sets = bits_of(jnp.arange(32), 5)
@@ -187,6 +226,13 @@ def test_costs_of_a_circuit_are_finite_and_in_order():
     assert costs[~feasible].min() > costs[feasible].max()
     # The empty set misses the whole order.
     assert costs.argmax() == 0
+    # One feasible set: the others cost as much more as the order they miss, in no particular unit.
+    for unit in (1.0, 1e4):
+        scaled = Venues(unit * v.fees, unit * v.impacts, v.capacities, unit * v.activation_costs, unit * v.leakage)
+        only = every_route(scaled, float(v.capacities.sum()))
+        costs = np.asarray(finite_costs(only, scaled, float(v.capacities.sum())))
+        assert only.split.feasible.sum() == 1
+        np.testing.assert_allclose(costs[0], 2 * costs[-1], rtol=1e-12)
     nothing_fits = every_route(v, 1.1 * float(v.capacities.sum()))
     assert np.isfinite(finite_costs(nothing_fits, v, 1.1 * float(v.capacities.sum()))).all()
 
@@ -216,6 +262,8 @@ def test_bad_venues_and_orders_are_named():
         broken(leakage=[[0, 2, 0], [3, 0, 0], [0, 0, 0]])
     with pytest.raises(ValueError, match=r"leakage\[1, 1\] is 2 .* zeros on the diagonal"):
         broken(leakage=np.diag([0, 2.0, 0]))
+    with pytest.raises(ValueError, match="an impact is 0, expected > 0"):
+        water_filling(1.0, good.fees, 0 * good.impacts, good.capacities)
     with pytest.raises(ValueError, match="order of 5000 exceeds the capacity of all venues together"):
         check_order(good, 5000.0)
     for order in (0.0, -3.0, np.nan):

@@ -86,5 +86,9 @@ def test_assignments_and_errors():
     np.testing.assert_array_equal(adjacency(2, "ring"), [[0, 1], [1, 0]])
     with pytest.raises(ValueError, match="10 costs of assignments, expected a power of 3"):
         lots_of(10, 3)
+    with pytest.raises(ValueError, match="1 venue, expected at least two"):
+        lots_of(1, 1)
+    with pytest.raises(ValueError, match=r"5\^500 assignments need over 10\^35\d bytes"):
+        assignments(500, 5)
     with pytest.raises(ValueError, match=r"5\^20 assignments need .* use fewer lots"):
         assignments(20, 5)

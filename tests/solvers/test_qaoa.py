@@ -143,6 +143,16 @@ def test_the_unit_of_the_cost_does_not_matter():
     np.testing.assert_allclose(small.value.cost_angles, 1e8 * large.value.cost_angles, rtol=1e-3)
 
 
+def test_the_search_works_in_single_precision_beside_double():
+    """The angles come in the diagonal's precision whatever else is in force; four digits of the energy."""
+    diagonal, _ = weighted(5)
+    wide, narrow = (optimise_angles(d, ramp_starts(d, 2, 3)) for d in (diagonal, diagonal.astype("float32")))
+    assert narrow.value.cost_angles.dtype == "float32"
+    np.testing.assert_allclose(narrow.stats["energy"], wide.stats["energy"], rtol=1e-4)
+    mixed = Angles(jnp.asarray([0.3]), jnp.asarray([0.2]))
+    assert qaoa_energy(diagonal.astype("float32"), mixed).dtype == "float32"
+
+
 def test_equal_costs_leave_nothing_to_find():
     found = optimise_angles(jnp.full(8, 2.5), ramp_starts(jnp.full(8, 2.5), 2, 3))
     np.testing.assert_allclose(found.stats["energy"], 2.5, atol=1e-12)
@@ -195,6 +205,8 @@ def test_reference_cases_in_both_precisions():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"diagonal has 6 entries, expected 2\^n"):
         qaoa_energy(jnp.zeros(6), linear_ramp(1, 1.0, 1.0))
+    with pytest.raises(ValueError, match=r"the diagonal is float64\[4, 8\], expected one vector of floats; vmap"):
+        qaoa_probabilities.__wrapped__(jnp.zeros((4, 8)), linear_ramp(1, 1.0, 1.0))
     uneven = eqx.tree_at(lambda a: a.mixer_angles, linear_ramp(2, 1.0, 1.0), jnp.zeros(1))
     with pytest.raises(ValueError, match="2 cost angles and 1 mixer angles"):
         qaoa_energy(jnp.zeros(8), uneven)

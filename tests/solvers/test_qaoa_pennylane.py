@@ -14,6 +14,17 @@ MODEL = ising(4, [(0, 1), (1, 2), (2, 3), (0, 3)], [0.3, -0.5, 1.0, 0.2], [0.1, 
 ANGLES = Angles(jnp.asarray([0.3, 0.5]), jnp.asarray([-0.4, 0.2]))
 
 
+def test_importing_it_leaves_jax_as_it_was():
+    """PennyLane makes traced numbers hashable, after which functions of traced modules are compared and jit fails."""
+
+    def traced(x):
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(x)
+        return x
+
+    jax.jit(traced)(1.0)
+
+
 @pytest.mark.parametrize("device", ["default.qubit", "lightning.qubit"])
 def test_energy_and_derivatives_agree(device):
     diagonal = cost_diagonal(MODEL)

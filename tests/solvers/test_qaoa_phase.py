@@ -20,6 +20,19 @@ def test_the_values_are_right_to_the_last_place(dtype, furthest, tolerance):
         assert np.abs(np.asarray(sine) - np.sin(exact)).max() <= tolerance
 
 
+def test_beyond_it_is_right_to_the_spacing_of_angles_and_then_not_a_number():
+    for dtype, sizes in (("float32", (1e5, 1e7, 1e10)), ("float64", (1e10, 1e13, 1e18))):
+        for size in sizes:
+            at = jnp.asarray(np.random.default_rng(1).uniform(0.5 * size, size, 10_000), dtype)
+            sine = np.asarray(cosine_sine(at)[1])
+            error = np.abs(sine - np.sin(np.asarray(at).astype(np.longdouble)))
+            spacing = np.spacing(np.asarray(size, dtype))
+            if spacing < 0.5:
+                assert (error <= 2 * spacing).all()
+            else:
+                assert (np.isnan(sine) | (np.abs(sine) <= 1.01)).all()
+
+
 def test_multiples_of_quarter_turns():
     cosine, sine = cosine_sine(jnp.arange(-6, 7) * (np.pi / 2))
     np.testing.assert_allclose(cosine, np.cos(np.arange(-6, 7) * np.pi / 2), atol=1e-15)

@@ -125,7 +125,10 @@ class HJBProblem(AbstractProblem):
         """Trailing axes that the parameters bring to a value."""
         fields = [getattr(self, field.name) for field in dataclasses.fields(self)]
         depth = jax.ShapeDtypeStruct((), self.horizon.dtype)
-        shapes = [jax.eval_shape(side.log_intensity, depth).shape for side in (self.bid, self.ask)]
+        # Not the bound methods: jax keeps what it traced by comparing functions, and these compare by their arrays.
+        shapes = [
+            jax.eval_shape(lambda d, side=side: side.log_intensity(d), depth).shape for side in (self.bid, self.ask)
+        ]
         return jnp.broadcast_shapes(*shapes, *(x.shape for x in fields if eqx.is_array(x)))
 
     def terminal_value(self, grid: "Grid") -> Float[Array, "inventory *rest"]:
