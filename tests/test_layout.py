@@ -117,6 +117,7 @@ def test_file_keeps_the_rules(path):
         assert [name for name in contacts if not (name == "pathlib" and path.stem in NAMES_PATHS)] == []
 
 
+@pytest.mark.thorough
 def test_slow_libraries_are_imported_by_one_file_each():
     for library in HEAVY:
         users = [p for p in FILES if any(n.split(".")[0] == library for n in imports(ast.parse(p.read_text())))]

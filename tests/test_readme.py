@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import mfamm_jax
 
@@ -19,6 +20,7 @@ def test_the_readme_example_runs_and_more_risk_aversion_widens_the_spread():
     np.testing.assert_allclose(names["slopes"][1], difference, rtol=1e-7)
 
 
+@pytest.mark.thorough
 def test_the_replay_example_runs_and_wider_quotes_fill_less():
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/replay.md").read_text(), re.DOTALL)
     names: dict = {}

@@ -37,8 +37,8 @@ N_CURVE = 200
 class Estimation(Checked):
     """What is estimated, and how finely."""
 
-    tail_levels: str = static_field(
-        default="0.95, 0.99", source="(18) alpha", help="levels of the value at risk, separated by commas"
+    tail_levels: tuple[float, ...] = static_field(
+        default=(0.95, 0.99), source="(18) alpha", help="levels of the value at risk, rising"
     )
     share: float = static_field(default=0.5, lower=0.1, upper=0.9, help="of the losses that laws are fitted on")
     n_draws: int = static_field(default=100_000, lower=1000, help="of the flow, for the sampling estimators")
@@ -49,15 +49,10 @@ class Estimation(Checked):
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """As numbers."""
-        try:
-            found = tuple(float(x) for x in self.tail_levels.split(",") if x.strip())
-        except ValueError:
-            found = ()
+        """Checked."""
+        found = self.tail_levels
         if not found or not all(0 < x < 1 for x in found) or list(found) != sorted(set(found)):
-            raise ConfigError(
-                f'estimation.tail_levels is "{self.tail_levels}", expected rising numbers in (0, 1) separated by commas'
-            )
+            raise ConfigError(f"estimation.tail_levels is {list(found)}, expected rising numbers in (0, 1)")
         return found
 
 

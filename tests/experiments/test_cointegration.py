@@ -122,6 +122,7 @@ def test_the_walk_uses_the_past_only():
     assert here.trades.pnl.shape == (500,)
 
 
+@pytest.mark.thorough
 def test_a_backtest_that_knows_the_future_looks_better_on_noise():
     """A hundred unrelated panels: the relation of the whole sample earns on average, that of the past does not."""
     null = jnp.full((99, 5), 2.0)  # everything is significant

@@ -68,6 +68,7 @@ def test_no_window_and_no_label_reaches_into_another_block(built):
         assert facts.counts[name]["up"] == (part.label > 0).sum()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("grid", "labels", "split"),
     [
@@ -122,6 +123,7 @@ def test_equal_moves_are_equal_numbers_wherever_the_mid_is():
     assert facts.counts["fit"]["flat"] == 0
 
 
+@pytest.mark.thorough
 def test_small_moves_have_no_label():
     found, _ = session(1500)
     samples, facts = build_samples(found, GRID, Labels(horizon=4.3, flat_share=0.4), Split())
@@ -235,6 +237,7 @@ def test_blocks_by_hand():
     assert assign_blocks(seconds, 1.0, 2.0, 100.0, split).tolist() == [0, 0, -1, -1, 1, -1, -1, 2, 2]
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_learned_is_said():
     found, _ = session()
     with pytest.raises(DataError, match="expected more than 14 for one window and one label"):

@@ -81,6 +81,7 @@ def test_the_run_folder_has_numbers_pictures_and_weights(outcome):
     assert rows["planted truth"][1] == outcome.metrics["bayes_auc"]
 
 
+@pytest.mark.thorough
 def test_a_killed_training_continues_to_the_same_weights(outcome, tmp_path):
     def kill(text):
         if "step 20" in text:
@@ -119,6 +120,7 @@ def stopping_area(found):
     return area(np.asarray(score), stopping.label), embedding_spread(embedding, jnp.asarray(stopping.label))
 
 
+@pytest.mark.thorough
 def test_kept_weights_scaling_and_calibration_reproduce_the_scores_from_the_recorded_books(outcome):
     """From nothing but the session and arrays/base.npz: what somebody who uses the network elsewhere has."""
     found = arrays(outcome)

@@ -62,6 +62,7 @@ def grown():
     return training, fit_trees(training, stopping, SETTINGS, NAMES)
 
 
+@pytest.mark.thorough
 def test_trees_recover_a_rate_within_5_percent_where_log_linear_is_off_by_more_than_20(grown):
     training, fit = grown
     depths = np.arange(1, 21) / 20
@@ -358,6 +359,7 @@ def test_a_sweep_row_is_the_base_run_with_that_parameter(tmp_path):
     assert outcome.metrics["sweep"] == {"rows": 2, "failed": 0}
 
 
+@pytest.mark.thorough
 def test_too_short_a_session_and_too_greedy_blocks_are_named(tmp_path):
     with pytest.raises(DataError, match=r"stretches of blocks\.cluster_seconds = 10 s, expected at least 8"):
         run_small(tmp_path / "short", "market.duration=120.0")

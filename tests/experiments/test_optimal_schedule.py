@@ -49,6 +49,7 @@ def test_the_table_says_who_is_cheapest_and_who_loses_least(tmp_path):
     assert "share of the order left" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["power", "shifted_power", "exponential"])
 def test_the_matrix_prices_shares_as_the_impact_model_does(kind):
     with jax.enable_x64(True):

@@ -111,6 +111,7 @@ def test_latency_costs_something_and_is_compared_on_the_same_events(tmp_path):
     assert rows["fills"][2] < rows["fills"][0]
 
 
+@pytest.mark.thorough
 def test_measured_latencies_come_from_a_file(tmp_path):
     # The generated session has local times since midnight, whose epoch is unknown: 0.
     seconds = np.arange(34_000, 36_000, 1) * 1_000_000_000
@@ -131,6 +132,7 @@ def test_measured_latencies_come_from_a_file(tmp_path):
         assert measured.metrics[name] == constant.metrics[name]
 
 
+@pytest.mark.thorough
 def test_several_levels_and_inverse_contracts_run(tmp_path):
     outcome = run_small(
         tmp_path / "grid",

@@ -23,6 +23,8 @@ from mfamm_jax.market.synthetic import generate_session
 from mfamm_jax.models.imbalance_network import NetworkSizes
 from mfamm_jax.policies.regime_table import RegimeMap
 
+pytestmark = pytest.mark.thorough
+
 SMALL = ["market.duration=600.0", "comparison.block_seconds=10.0", "hjb.horizon=10.0", "hjb.n_risk=2", "hjb.n_steps=4"]
 TRAINING = ["signal.score=network", "labels.sample_every=0.5", "training.n_steps=20", "training.n_between=10"]
 
@@ -44,7 +46,6 @@ def session():
     return generate_session("small_tick", 120.0, seed=3)[0]
 
 
-@pytest.mark.thorough
 def test_blocks_add_up_and_gains_are_differences(outcome):
     assert outcome.code == DONE
     arrays = np.load(outcome.folder / "arrays/base.npz")
@@ -123,7 +124,6 @@ def test_a_score_at_an_event_is_the_last_one_before_it(session):
         assert score == (path.score[before[-1]] if len(before) else 0.0)
 
 
-@pytest.mark.thorough
 def test_the_networks_path_has_the_scores_of_its_samples():
     session, _ = generate_planted(400, 4.0, seed=1)
     grid = GridSettings()
@@ -147,7 +147,6 @@ def test_the_network_is_trained_on_the_past_and_quotes(tmp_path):
     assert outcome.metrics["pnl_imbalance"] == again.metrics["pnl_imbalance"]
 
 
-@pytest.mark.thorough
 def test_what_cannot_be_judged_is_said(tmp_path):
     with pytest.raises(
         DataError, match=r"the test block has 3 stretches of comparison\.block_seconds = 30 s, expected at least 8"

@@ -34,7 +34,7 @@ def test_estimators_agree_and_the_truth_is_not_refused(tmp_path):
         "losses.kind=student_t",
         "losses.degrees_of_freedom=4.0",
         *SMALL,
-        'estimation.tail_levels="0.97"',
+        "estimation.tail_levels=[0.97]",
     )
     assert outcome.code == DONE
     with np.load(tmp_path / "run" / "arrays" / "base.npz") as arrays:
@@ -69,7 +69,7 @@ def test_covariates_help_where_volatility_remembers(tmp_path):
 def test_daily_returns_of_a_fund(tmp_path, data_folder):
     path = data_folder / "panel_etf_daily_2008_2016" / "etf_prices.csv.gz"
     given = ["losses.kind=file", f"losses.path={path}", "losses.column=SPY", "precision=float32"]
-    outcome = run_small(tmp_path / "run", *given, *SMALL[1:], "estimation.tail_levels=0.95, 0.99")
+    outcome = run_small(tmp_path / "run", *given, *SMALL[1:], "estimation.tail_levels=[0.95, 0.99]")
     assert outcome.code == DONE
     metrics = outcome.metrics
     assert 1.5 < metrics["degrees_of_freedom"] < 8
@@ -116,9 +116,9 @@ def test_signs_of_losses_in_files(tmp_path):
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("estimation.tail_levels=0.95, 0.999", "1200 losses leave 1.2 beyond the level 0.999"),
-        ('estimation.tail_levels="1.5"', r"expected rising numbers in \(0, 1\)"),
-        ("estimation.tail_levels=high", "estimation.tail_levels"),
+        ("estimation.tail_levels=[0.95, 0.999]", "1200 losses leave 1.2 beyond the level 0.999"),
+        ("estimation.tail_levels=[1.5]", r"expected rising numbers in \(0, 1\)"),
+        ("estimation.tail_levels=0.99", "estimation.tail_levels: expected a list, each entry a number, got 0.99"),
         ("losses.reaction=0.5", "the variance would have no mean"),
     ],
 )
@@ -154,7 +154,7 @@ def test_a_short_run_ends_with_its_tables(tmp_path):
         "losses.n_rows=400",
         "estimation.n_draws=1000",
         "estimation.n_null=99",
-        'estimation.tail_levels="0.9"',
+        "estimation.tail_levels=[0.9]",
     )
     assert outcome.code == DONE
     first, second = outcome.metrics["tables"]

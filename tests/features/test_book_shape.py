@@ -22,6 +22,7 @@ ASK_TICKS, ASK = jnp.array([101, 102, 105, 106, 110, 111], jnp.int32), (2.0, 4.0
 BID_TICKS, BID = jnp.array([99, 97, 95, 93, 91, 89], jnp.int32), (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 
+@pytest.mark.thorough
 def test_one_book_by_hand(precision):
     shape = book_shape(BID_TICKS, jnp.array(BID), ASK_TICKS, jnp.array(ASK), jnp.array(1.0))
     # Mid-volumes 1, 4, 9: slopes 1/3 and 3/5, so 2 (3/5 - 1/3) / 8 = 1/15.

@@ -17,6 +17,7 @@ def books(n=200, n_levels=4, seed=0, missing=0.2):
     return tuple(jnp.asarray(x) for x in (bid, sizes[0] * 1.0, ask, sizes[1] * 1.0))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_channels_by_hand(precision):
     with jax.enable_x64(precision == "float64"):
@@ -41,6 +42,7 @@ def test_without_a_touch_there_are_no_distances():
     assert_close(values[0, :, 2], np.array([-1.0, 0.4]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n_channels", [2, 3])
 def test_swapping_the_sides_is_mirroring_the_channels(n_channels):
     bid, bid_size, ask, ask_size = books()

@@ -77,6 +77,7 @@ def test_bulk_classification_without_scale_is_the_sign():
     assert jnp.isfinite(jax.grad(lambda s: bulk_buy_fraction(jnp.ones(1), s)[0])(jnp.array(0.0)))
 
 
+@pytest.mark.thorough
 def test_value_after_each_trade_counts_complete_buckets_only(precision):
     size, aggressor = jnp.array([50.0, 50.0, 99.0, 1.0, 150.0]), jnp.array([1, -1, 1, 1, -1])
     values = vpin_at_trades(size, aggressor, 100.0, 0.25, 4)
@@ -101,6 +102,7 @@ def value_sum(size, aggressor):
     return jnp.sum(vpin_at_trades(size, aggressor, 100.0, 0.25, 6) * jnp.arange(1, 1 + size.shape[0]))
 
 
+@pytest.mark.thorough
 def test_gradient_in_the_sizes():
     size, aggressor = jnp.array([60.0, 70.0, 90.0, 35.0, 80.0, 25.0]), jnp.array([1, -1, 1, -1, -1, 1])
     check_grads(lambda s: value_sum(s, aggressor), (size,), order=1, modes=["fwd", "rev"], eps=1e-4)

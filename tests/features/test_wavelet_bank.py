@@ -40,6 +40,7 @@ def test_filters_are_orthonormal(name):
         assert_close(np.sum(g[shift:] * g[: len(g) - shift]), expected, 1e-9)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_coefficients_are_those_of_the_recursion(precision):
     with jax.enable_x64(precision == "float64"):

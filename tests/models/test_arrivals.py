@@ -56,6 +56,7 @@ def test_fills_of_a_deeper_quote_are_a_share_of_the_arrivals():
     assert float(far / near) == pytest.approx(np.exp(-1.5), rel=0.05)
 
 
+@pytest.mark.thorough
 def test_without_children_hawkes_is_poisson():
     plain, none = (episodes_of(a, 20, 500) for a in (None, HawkesArrivals(0.0)))
     np.testing.assert_array_equal(plain.bid_fills, none.bid_fills)

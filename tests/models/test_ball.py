@@ -19,6 +19,7 @@ def _points(seed, n, curvature, reach=0.9, dim=3):
     return direction * radius / np.sqrt(curvature)
 
 
+@pytest.mark.thorough
 def test_moebius_addition_cancels_on_the_left_and_turns_with_rotations(precision):
     x, y = _points(1, 50, CURVATURE), _points(2, 50, CURVATURE)
     # Near the edge the ball stretches rounding by lambda, 10 at 0.9 of the radius.
@@ -108,6 +109,7 @@ def _slope_in_curvature(x, y):
     return (ball.distance(x, y, 1 + step).sum() - ball.distance(x, y, 1 - step).sum()) / (2 * step)
 
 
+@pytest.mark.thorough
 def test_points_are_pulled_back_to_distances_that_the_precision_can_tell(precision):
     edge = ball.project(jnp.asarray([[3.0, 4.0], [0.1, 0.2]]), 0.25)
     assert_close(edge[1], [0.1, 0.2])

@@ -107,6 +107,7 @@ def test_unusual_forests_are_bit_equal(rows, parameters):
     np.testing.assert_array_equal(np.asarray(trees.margin(jnp.asarray(rows[:5000]))), own_margin(model, rows[:5000]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "objective",
     [
@@ -225,6 +226,7 @@ def test_walking_and_selecting_give_the_same_leaves(rows):
         walked.soft_margin(jnp.zeros(N_FEATURES), jnp.ones(N_FEATURES))
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree(rows):
     trees = in_jax(booster(rows[:2000], "count:poisson", 10))
     some = jnp.asarray(rows[:20])
@@ -298,6 +300,7 @@ def falling():
     return in_jax(xgboost.train(parameters, xgboost.DMatrix(features, counts), 30))
 
 
+@pytest.mark.thorough
 def test_the_depth_table_holds_the_rates_of_the_trees(falling):
     state, depths = jnp.array([9.0, 0.3, 0.6]), jnp.linspace(0.05, 0.95, 10)
     table = depth_table(falling, state, depths)
@@ -313,6 +316,7 @@ def test_the_depth_table_holds_the_rates_of_the_trees(falling):
     assert at_depths(state, depths).shape == (10, 3)
 
 
+@pytest.mark.thorough
 def test_the_soft_trees_tend_to_the_trees_and_keep_their_order(falling):
     rng = np.random.default_rng(4)
     features = jnp.asarray(rng.uniform(0, 1, (2000, 3)))

@@ -104,6 +104,7 @@ def test_fill_risk_aversion_is_continuous_at_zero(name):
     assert_close(margins[1], margins[0], float64=1e-7)
 
 
+@pytest.mark.thorough
 def test_reference_logistic_and_power_law(precision):
     case = REFERENCE["logistic"]
     intensity, cost = LogisticIntensity(case["A"], case["a"], case["k"]), jnp.asarray(case["p"])

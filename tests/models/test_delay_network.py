@@ -69,6 +69,7 @@ def test_gradients_and_jit_vmap_loop():
     assert_jit_vmap_loop_agree(net.response, jnp.stack([rates(20, s) for s in range(3)]))
 
 
+@pytest.mark.thorough
 def test_the_free_network_sees_its_lags_and_nothing_else():
     net = FreeDelayNetwork(n_lags=5, n_hidden=4)
     params, v = net.init(jax.random.key(0)), rates(30)

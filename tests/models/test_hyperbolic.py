@@ -36,6 +36,7 @@ def test_attention_sums_to_one_along_the_edges_only():
     assert bool(jnp.all(jnp.diagonal(attention) == jnp.max(attention, axis=1)))
 
 
+@pytest.mark.thorough
 def test_layers_of_the_rulebook_collapse_into_one():
     """(16) as printed: L layers are exp_0(attention^L log_0 h); the default layers are not."""
     points = _nodes()

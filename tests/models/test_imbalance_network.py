@@ -61,6 +61,7 @@ def test_oddness_holds_for_every_size_of_batch_and_every_place_in_it(head, preci
         np.testing.assert_array_equal(score(params, grid[order]), -score(params, mirror(grid))[order])
 
 
+@pytest.mark.thorough
 def test_embeddings_have_length_one_and_a_grid_that_is_its_own_mirror_scores_zero():
     net = network()
     params, grid = weights(net), grids()

@@ -42,6 +42,7 @@ def test_splines_invert_rise_and_are_the_identity_outside(precision):
     assert_close(spline_forward(x, zero.bins, 3.0)[0], x, 1e-12, 1e-5)
 
 
+@pytest.mark.thorough
 def test_slopes_are_derivatives():
     spline = shaken(Spline(jnp.zeros(6), jnp.zeros(6), jnp.zeros(5), 2.0), 1.0)
     for x in (-2.5, -1.3, 0.2, 1.9):
@@ -68,6 +69,7 @@ def test_a_flow_is_a_law():
         assert abs(share - (1 - level)) < 5 * np.sqrt(level * (1 - level) / 40_000)
 
 
+@pytest.mark.thorough
 def test_without_layers_moved_it_is_students_t():
     losses = 2.0 + 3.0 * student_t.sample(jax.random.key(0), jnp.asarray(5.0), 20_001)
     law = first_flow(losses)

@@ -97,6 +97,7 @@ def test_the_law_does_not_depend_on_the_number_of_steps(name):
     assert coarse.std() == pytest.approx(fine.std(), rel=0.02)
 
 
+@pytest.mark.thorough
 def test_no_jump_comes_of_rounding(precision):
     """The largest uniform numbers there are, at rates down to none."""
     dtype = jnp.result_type(float)

@@ -50,6 +50,7 @@ def t_forecast(freedom, level):
     return q, density / (1 - level) * (freedom + q**2) / (freedom - 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("freedom", [5.0, 100.0])
 def test_the_critical_value_of_the_second_test_is_the_published_one(freedom):
     """Acerbi & Szekely (2014): at 97.5 % over 250 days, -0.7 is the 5 % critical value for tails from t with 5 degrees to normal."""

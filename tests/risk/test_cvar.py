@@ -62,6 +62,7 @@ def test_it_is_coherent():
     assert float(loss_tail_risk(a + b, 0.95).cvar) <= float(risks[2].cvar + loss_tail_risk(b, 0.95).cvar)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("level", [0.95, 0.99, 0.999])
 def test_sixteen_nodes_give_six_digits(level):
     normal = quadrature_tail_risk(lambda p: -jax.scipy.special.ndtri(p), level)
@@ -102,6 +103,7 @@ def test_the_printed_equation_estimates_nothing():
         assert abs(float(literal) - true) > 4
 
 
+@pytest.mark.thorough
 def test_the_standard_error_is_the_one_found_over_samples():
     """sqrt(n) sd = 4.59 (normal) and 17.3 (t with 5 degrees) at 99 %."""
     for draw, expected in (

@@ -120,6 +120,7 @@ def test_jit_vmap_and_loop_agree(precision):
     )
 
 
+@pytest.mark.thorough
 def test_a_barrier_of_the_past_volatility_is_crossed_at_once_and_warns():
     """(19) with VaR_t ~ sqrt(t): the same strategy breaches the more often the finer time is cut."""
     shares = []
@@ -132,6 +133,7 @@ def test_a_barrier_of_the_past_volatility_is_crossed_at_once_and_warns():
     assert abs(shares[1] - 0.144) < 0.03
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("hits", "n"), [(0, 3000), (1, 100), (17, 40), (40, 40), (5, 100_000)])
 def test_bounds_are_quantiles_of_beta_laws(hits, n, precision):
     bounds = clopper_pearson(hits, n)
@@ -147,6 +149,7 @@ def test_bounds_are_quantiles_of_beta_laws(hits, n, precision):
         assert_close(bounds.upper, 3 / n, 1e-5, 1e-4)  # the rule of three
 
 
+@pytest.mark.thorough
 def test_bounds_hold_as_often_as_they_say():
     hits = jax.random.binomial(jax.random.key(0), 200.0, 0.03, (4000,)).astype(int)
     upper = clopper_pearson(hits, 200).upper

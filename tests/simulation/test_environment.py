@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mfamm_jax.models import ExponentialIntensity, HawkesArrivals
 from mfamm_jax.policies import Covariates, SymmetricPolicy
@@ -29,6 +30,7 @@ def play(environment, depths, key):
     return state, rewards, done, observations, fills
 
 
+@pytest.mark.thorough
 def test_an_agent_plays_the_game_of_a_policy(precision):
     """The same keys give the same episode; rewards add up to P&L less penalties."""
     environment, key = world(), jax.random.key(4)

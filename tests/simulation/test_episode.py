@@ -23,6 +23,7 @@ def market(**changes):
     return PoissonMarket(bid=fills(), ask=fills(), **{"volatility": 0.3, **changes})
 
 
+@pytest.mark.thorough
 def test_monte_carlo_agrees_with_the_exact_law_and_the_identity_holds(precision):
     policy = SymmetricPolicy(0.4, 3.0)
     world = market(maker_fee=0.02, ask_adverse_selection=0.05, bid_adverse_selection=0.01, drift=0.01)
@@ -55,6 +56,7 @@ def test_law_of_one_step_by_hand():
     assert float(law.std) == pytest.approx(np.sqrt(second - mean**2 + noise), abs=1e-14)
 
 
+@pytest.mark.thorough
 def test_mean_has_the_gradient_of_its_finite_difference():
     def mean(half_spread):
         return episode_law(SymmetricPolicy(half_spread, 3.0), market(), EPISODES, NEUTRAL, 3).mean

@@ -168,6 +168,7 @@ def sells(size, t):
     return (t, TRADE, BID, 100, size, (100, 400, 102, 300))
 
 
+@pytest.mark.thorough
 def test_an_order_stays_where_its_replacement_was_refused():
     """The bid at 100 keeps its place although the desk wants to leave it while the venue is overloaded."""
     rows = [

@@ -22,6 +22,7 @@ def sells(size, t=1.0, left=100):
     return (t, TRADE, BID, 100, size, (100, left, 102, 300))
 
 
+@pytest.mark.thorough
 def test_an_order_fills_only_after_the_queue_in_front_of_it():
     # 300 stand before us: 300 traded leave us first, the next 60 reach more than half of our lot.
     assert fills([START, sells(300)]) == (0, 0)
@@ -92,6 +93,7 @@ def test_an_event_of_the_same_nanosecond_comes_before_the_order():
     assert fills([START, sells(400), CLOSE], timing={"order_latency": 1.0}) == (0, 0)
 
 
+@pytest.mark.thorough
 def test_response_latency_delays_what_is_known_of_our_own_fills():
     rows = [START, sells(400), (2.5, TRADE, BID, 100, 200, (100, 100, 102, 300)), CLOSE]
     timing = {"decision_interval": 1.0}
@@ -123,6 +125,7 @@ def test_maker_fee_is_charged_per_lot_and_a_rebate_is_paid():
     assert_close(rebate.pnl, free.pnl + 0.002)
 
 
+@pytest.mark.thorough
 def test_fee_models():
     rows = [START, sells(500)]
     value = run(rows, quote(size=5.0), fee_model="value", maker_fee=0.0005)
@@ -220,6 +223,7 @@ def test_an_old_order_is_replaced_and_loses_its_place():
     assert fills([*rows, CLOSE], timing=timing, max_age=2.0) == (0, 0)
 
 
+@pytest.mark.thorough
 def test_hidden_executions_fill_only_when_asked_for():
     rows = [START, (1.0, HIDDEN, BID, 99, 50, (100, 300, 102, 300))]
     assert fills(rows, hidden_fills=False) == (0, 0)
@@ -350,6 +354,7 @@ def test_one_compile_serves_all_configs():
     assert len(traced) == 1
 
 
+@pytest.mark.thorough
 def test_sweeping_the_half_spread_widens_capture_and_thins_fills():
     rows = random_session(7, 1500)
     tight, wide = (run(rows, quote(h, 1.0), timing=TIMING) for h in (0.01, 0.03))

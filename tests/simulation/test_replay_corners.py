@@ -104,6 +104,7 @@ def test_halves_are_rounded_away_from_the_mid_wherever_the_reference_lies(refere
     np.testing.assert_array_equal(result.path.order_ticks[-1] + reference, [99, 103])  # 101 -+ 1.5
 
 
+@pytest.mark.thorough
 def test_nothing_joins_an_empty_side():
     """The book loses its bids before the second decision: the desk takes its own away and sends none."""
     rows = [START, (1.0, CANCEL, BID, 100, 300, (0, 0, 102, 300)), (9.0, ADD, BID, 99, 1, (99, 1, 102, 300))]
@@ -141,6 +142,7 @@ def test_fifo_knows_whose_order_left():
     assert lots_bought(*rows, (4, TRADE, BID, 100, 100, 3)) == 1
 
 
+@pytest.mark.thorough
 def test_a_grid_slot_keeps_the_nearest_order():
     """Bids rest at 99 and 98; 98 and 97 are wanted. The order at 98 keeps its place, the other one moves."""
     moved = (98, 300, 102, 300)  # the mid goes from 101 to 100

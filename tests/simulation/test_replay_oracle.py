@@ -287,6 +287,7 @@ def test_the_future_changes_nothing_before_it_when_messages_overtake_one_another
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_give_the_same_fills():
     config = ReplayConfig(max_age=0.9, max_inventory=6.0, maker_fee=0.001)
     policies = several(100)

@@ -53,6 +53,7 @@ def by_hand(levels, plan, rule):
     return np.array(values), np.array(sides)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("delay", [0, 1, 3])
 @pytest.mark.parametrize("stop", [1.5, np.inf])
 def test_a_purse_kept_by_hand_holds_the_same(delay, stop):

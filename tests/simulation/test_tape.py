@@ -113,6 +113,7 @@ def test_a_start_in_mid_session_begins_with_the_book_of_that_moment(feed, start)
     assert session.updates.t_ns[tape.first_row] <= start * NS
 
 
+@pytest.mark.thorough
 def test_the_queue_of_a_new_order_is_the_quantity_shown_when_it_arrives():
     session = SESSIONS["levels"](13)
     tape, timeline = build_tape(session, decision_interval=0.1, order_latency=0.05, depth_ticks=60)
@@ -225,6 +226,7 @@ def test_book_rows_that_overtake_one_another_show_the_row_received_last():
                 assert_close(view[0], (bid + ask) / 2, float32=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_reference_changes_no_fill():
     rows = SESSIONS["levels"](15)
     results = []

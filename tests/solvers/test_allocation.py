@@ -135,6 +135,7 @@ def test_simplex_allocation_is_slsqps(seed, precision):
     assert loss(shares) <= tried + tolerance * np.ptp(wide[0])
 
 
+@pytest.mark.thorough
 def test_score_function_estimates_the_bandits_gradient():
     """Likelihood ratios with a baseline, within 4 standard errors of the closed form; the baseline only takes noise away."""
     rewards, logits = jnp.asarray([1.0, 0.2, -0.5]), jnp.asarray([0.1, 0.4, -0.2])
@@ -155,6 +156,7 @@ def test_score_function_estimates_the_bandits_gradient():
     assert spread[1] < spread[0]
 
 
+@pytest.mark.thorough
 def test_both_estimators_give_the_mean_deviation_gradient():
     """Near the closed-form optimum, from drawn P&L, within 4 standard errors: through the weights, and by noise on them alone.
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mfamm_jax.solvers.constrained import maximise_within_limit
 
@@ -24,6 +25,7 @@ def probability(x, key):
     return jnp.mean(hit * jnp.exp(log_chance - jax.lax.stop_gradient(log_chance)))
 
 
+@pytest.mark.thorough
 def test_binding_limit_is_met_at_its_price(precision):
     """exp(-2 - x) = 0.02 at x = 1.912, where a unit of log limit is worth 1.912. Noise of the draws: 6 %."""
     dtype = jnp.result_type(float)

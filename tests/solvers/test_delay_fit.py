@@ -26,6 +26,7 @@ def noisy(clean, seed=1):
     return clean + jnp.std(clean) * jnp.asarray(np.random.default_rng(seed).standard_normal(len(clean)), clean.dtype)
 
 
+@pytest.mark.thorough
 def test_without_noise_kernel_and_curve_come_back_exactly_and_only_up_to_a_factor():
     v = heavy_rates(3000)
     knots = choose_knots(v, 3)

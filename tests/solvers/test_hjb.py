@@ -181,6 +181,7 @@ def test_price_rescaling(scheme):
     )
 
 
+@pytest.mark.thorough
 def test_runge_kutta_converges_with_order_four():
     problem, grid = problem_of(CASES["hjb/asym_k"]["inputs"]), Grid(5, 1)
     exact = np.array(CASES["hjb/asym_k"]["expected"]["value"])
@@ -393,6 +394,7 @@ def test_the_adjoint_has_hessians():
     assert_close(adjoint, plain, float64=1e-9)
 
 
+@pytest.mark.thorough
 def test_time_rescaling():
     grid, a = Grid(4, 2), 3.0
     base = simple_problem(drift=0.01, horizon=6.0)

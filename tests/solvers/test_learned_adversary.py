@@ -65,6 +65,7 @@ def test_unknown_directions_are_worth_less_and_no_response_beats_its_bound():
     assert 0.1 * float(bound.profit.mean()) < float(got.profit.mean()) < 0.95 * float(bound.profit.mean())
 
 
+@pytest.mark.thorough
 def test_it_sees_the_past_only():
     matrix, schedule = market(), orders()[0]
     adversary, _ = _train(orders(), matrix, THETA, jax.random.key(0), n_steps=50)
@@ -74,6 +75,7 @@ def test_it_sees_the_past_only():
     assert float(jnp.max(jnp.abs(before[5:] - after[5:]))) > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["float32"])
 def test_single_precision_trains_too(precision):
     with jax.enable_x64(False):

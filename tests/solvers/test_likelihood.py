@@ -27,6 +27,7 @@ def device(*arrays):
 fit = jax.jit(fit_poisson, static_argnames=("n_iterations", "n_clusters"))
 
 
+@pytest.mark.thorough
 def test_eight_rows_against_published_digits(precision):
     covariates = [[0.4, 0.3], [0.5, 0.8], [0.7, 0.1], [0.2, 1.2], [0.9, 0.6], [0.1, 0.4], [0.6, 0.2], [0.3, 1.0]]
     design = np.column_stack([np.ones(8), covariates])
@@ -37,6 +38,7 @@ def test_eight_rows_against_published_digits(precision):
     assert_close(solution.value.log_likelihood, -9.169888194, float64=1e-9)
 
 
+@pytest.mark.thorough
 def test_agrees_with_statsmodels_in_value_and_both_errors(precision):
     design, count, exposure = simulated(0)
     cluster = np.arange(400) // 20
@@ -73,6 +75,7 @@ def test_an_offset_is_a_known_part_of_the_intensity():
     assert_close(part.log_likelihood, whole.log_likelihood)
 
 
+@pytest.mark.thorough
 def test_cutting_rows_in_two_changes_nothing():
     design, count, exposure = simulated(4)
     cluster = np.arange(400) // 25
@@ -140,6 +143,7 @@ def test_a_far_start_is_reached_by_halving_steps():
     assert_close(fit(*device(design, count, exposure), n_iterations=60).value.coefficients, expected)
 
 
+@pytest.mark.thorough
 def test_ridge_is_that_of_the_original_coefficients():
     design, count, exposure = device(*simulated(9))
     found = fit(design, count, exposure, ridge=3.0).value.coefficients

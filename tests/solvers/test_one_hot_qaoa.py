@@ -72,6 +72,7 @@ def test_derivatives_and_jit_vmap_loop():
     assert_jit_vmap_loop_agree(lambda c, a: one_hot_energy(c, V, a), costs, every)
 
 
+@pytest.mark.thorough
 def test_the_search_for_angles_finds_the_cheap_assignments():
     cost = jnp.asarray(np.random.default_rng(1).normal(size=V**L))
     found, probabilities = optimise_one_hot(cost, V, ramp_starts(cost, 4, 6))

@@ -88,6 +88,7 @@ def test_gradient_of_the_decay_is_that_of_refitting():
     assert_close(jax.grad(decay)(jnp.array(1.0)), slope, 1e-7)
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree(precision):
     lower, upper = (jnp.asarray(np.stack(x), float) for x in zip(mixed(4, n=20), mixed(5, n=20)))
     assert_jit_vmap_loop_agree(lambda a, b: fit(a, b).value.decay, lower, upper)

@@ -91,6 +91,7 @@ def test_a_model_that_pays_for_round_trips_is_found_out():
     assert spread_helps_only_so_far.result == RESULTS.successful
 
 
+@pytest.mark.thorough
 def test_selling_is_buying_mirrored_and_costs_scale():
     kernel = kernel_of("exponential")
     bought, sold = search(kernel, LINEAR, 1.0, n_starts=2).value, search(kernel, LINEAR, -3.0, n_starts=2).value

@@ -102,6 +102,7 @@ def test_volatility_in_steps_case(scheme, precision):
     assert_close(solution.value.time_left, [0, 1.5, 3, 4.5, 6, 7, 8])
 
 
+@pytest.mark.thorough
 def test_equal_intervals_are_one_horizon():
     one = symmetric(horizon=4.0, drift=0.01)
     parts = eqx.tree_at(lambda p: p.horizon, one, jnp.array([1.0, 3.0]))
@@ -215,6 +216,7 @@ def test_gradients_through_regimes_assets_and_intervals():
         check_grads(jax.jit(value), (arrays,), order=1, modes=["fwd", "rev"], rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_certificates():
     free = solve(symmetric(), ExplicitRK(60), Grid(5, 4))
     assert float(free.stats["clamp_activity"]) == 0.0
@@ -308,6 +310,7 @@ def test_absurd_problems_are_refused_by_name(build, name):
         build()
 
 
+@pytest.mark.thorough
 def test_a_table_without_an_allowed_node_is_withdrawn():
     table = TabulatedIntensity(jnp.array([0.5, 1.0]), jnp.array([1.0, 0.5]))
     problem = HJBProblem(table, ExponentialIntensity(1.0, 1.5), 0.02, max_depth=0.4, may_withdraw=True)
@@ -318,6 +321,7 @@ def test_a_table_without_an_allowed_node_is_withdrawn():
     assert np.isfinite(ask[4:]).all()
 
 
+@pytest.mark.thorough
 def test_a_steep_terminal_penalty_is_left_to_adaptive_steps():
     steep = symmetric(terminal_penalty=1.0, max_depth=2.0, horizon=jnp.full(2, 5.0))
     scheme, why = choose_scheme(steep, Grid(10))

@@ -101,6 +101,7 @@ def test_two_hundred_lots_and_a_too_short_iteration():
     assert solve(symmetric(), Ergodic(1), Grid(20)).result == RESULTS.policy_not_converged
 
 
+@pytest.mark.thorough
 def test_jit_vmap_and_loop_agree():
     def gain(phi):
         return solve(symmetric(inventory_penalty=phi), Ergodic(), Grid(3)).stats["gain"]
@@ -236,6 +237,7 @@ def test_cartea_jaimungal_value_is_the_solvers():
     assert_close(cartea_jaimungal_value(1.2, 0.8, 1.5, 0.02, 0.05, 4.0, 5), exact, float64=1e-11)
 
 
+@pytest.mark.thorough
 def test_avellaneda_stoikov_depths_are_centred_on_the_reservation_price():
     """Half the published spread around s - q gamma sigma^2 tau; the exact quotes skew less."""
     q = jnp.arange(-3.0, 4.0)

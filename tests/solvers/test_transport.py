@@ -228,6 +228,7 @@ def test_second_derivatives_of_the_value_and_first_of_the_plan(penalties):
     assert_close(jnp.sum(through * along), jnp.sum(across * planned), 1e-7)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_scalings_beyond_the_range_of_numbers_are_taken_in_logarithms(precision):
     """From potentials 200 lambda wrong, products with the kernel overflow or vanish."""
@@ -248,6 +249,7 @@ def test_bad_penalties_are_named():
         solve_transport(cost, source, sink, 0.1, sink_penalty=-1.0)
 
 
+@pytest.mark.thorough
 def test_where_sinkhorn_crawls_newton_finishes():
     """Capacity that just suffices: the optimum's dual is nearly degenerate, and 100,000 iterations leave an error of 1e-11."""
     cost = jnp.concatenate([jnp.tile(jnp.asarray([0.0, 40.0]), 6)[None].repeat(4, axis=0), jnp.zeros((1, 12))])

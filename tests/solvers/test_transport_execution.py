@@ -33,6 +33,7 @@ def objective(plan, cost, source, sink, impact, decay):
     return np.sum(plan * np.asarray(cost)) + mutual + REGULARIZATION * np.sum(plan * np.log(plan / product))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_full_plan_is_the_constrained_minimum(seed):
     parts = problem(seed=seed)
@@ -69,6 +70,7 @@ def test_knowing_the_impact_costs_less_than_freezing_it():
     assert_close(nothing.transport.plan, alone, 1e-10)
 
 
+@pytest.mark.thorough
 def test_derivatives_of_the_objective_are_those_of_finite_differences():
     parts = problem()
 

@@ -42,6 +42,7 @@ HARDEST_POSITIVE = [1.41421356237, 0.894427191, 1.41421356237, 2.0, 1.788854382,
 HARDEST_NEGATIVE = [0.894427191, 1.41421356237, 0.632455532034, 0.632455532034, 1.41421356237, 0.894427191]
 
 
+@pytest.mark.thorough
 def test_batch_hard_mining_is_that_of_the_reference(precision):
     embedding, label = jnp.array(POINTS), jnp.array([-1, -1, -1, 1, 1, 1])
     found = mine(embedding, label, mining="batch_hard")
@@ -92,6 +93,7 @@ def test_mining_agrees_with_plain_loops(mining, precision):
         assert_close(got, by_loops(embedding, label, seconds, gap, mining), 1e-10, 1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mining", ["batch_all", "semi_hard", "batch_hard"])
 def test_gradients_of_a_batch_are_right_and_finite_where_nothing_can_be_mined(mining):
     embedding, label, seconds = batch(8)
