@@ -147,7 +147,7 @@ def _tables(run: Run) -> str:
         caption = "Left: mean cost of one layer by its angles, exact diagonal. Middle: costs of the sets measured. Right: the split. Data: arrays/base.npz."
         text += _figure(run, "routing", routing_figures.routing(run.arrays, run.metrics), caption)
     if "tree_share" in run.arrays:
-        caption = "Left: bands reach from the worst to the best graph. Middle: share of edges cut. Right: first graph. Data: arrays/base.npz."
+        caption = "Left: bands reach from the worst to the best graph. Right: first graph. Data: arrays/base.npz."
         text += _figure(run, "maxcut", routing_figures.maxcut(run.arrays, run.metrics), caption)
     if "pro_rata/plan" in run.arrays:
         caption = "Left: when each asset is traded. Middle: what is left of the basket. Right: costs by regularization. Data: arrays/base.npz."

@@ -31,8 +31,9 @@ def routing(arrays: Arrays, metrics: dict[str, Any]) -> str:
 
 def maxcut(arrays: Arrays, metrics: dict[str, Any]) -> str:
     """Ratio against depth, and the landscape of one layer."""
-    figure, axes = figure_axes(3, 3.4)
-    ratio, share, heat = axes[0]
+    unit = metrics["unit_weights"]
+    figure, axes = figure_axes(3 if unit else 2, 3.4)
+    ratio, *shares, heat = axes[0]
     layers = arrays["depths"]
     for name, colour, label in (("optimised", OURS, "angles of each graph"), ("fixed", BID, "angles of the tree")):
         values = arrays[f"{name}/ratio"]
@@ -42,11 +43,12 @@ def maxcut(arrays: Arrays, metrics: dict[str, Any]) -> str:
     ratio.set(xlabel="layers", ylabel="expected cut / largest cut", ylim=(None, 1.01))
     ratio.set_xticks(layers)
     ratio.legend(fontsize=7, loc="center right")
-    share.plot(layers, arrays["optimised/share"].mean(axis=1), "o-", ms=3, color=OURS, label="these graphs")
-    share.plot(layers, arrays["tree_share"], "s--", ms=3, color="black", label="graphs without short cycles")
-    share.set(xlabel="layers", ylabel="expected share of edges cut")
-    share.set_xticks(layers)
-    share.legend(fontsize=7, loc="lower right")
+    for share in shares:
+        share.plot(layers, arrays["optimised/share"].mean(axis=1), "o-", ms=3, color=OURS, label="these graphs")
+        share.plot(layers, arrays["tree_share"], "s--", ms=3, color="black", label="graphs without short cycles")
+        share.set(xlabel="layers", ylabel="expected share of edges cut")
+        share.set_xticks(layers)
+        share.legend(fontsize=7, loc="lower right")
     _landscape(figure, heat, arrays, "<H>, one layer, first graph")
     return svg_text(figure)
 

@@ -32,6 +32,8 @@ from mfamm_jax.solvers.likelihood import fit_poisson
 
 from ..checks import assert_close, check_grads
 
+pytestmark = pytest.mark.thorough
+
 NAMES = ("depth", "imbalance", "other")
 SETTINGS = Boosting(depth=3, learning_rate=0.1, min_events=200.0)
 
@@ -62,7 +64,6 @@ def grown():
     return training, fit_trees(training, stopping, SETTINGS, NAMES)
 
 
-@pytest.mark.thorough
 def test_trees_recover_a_rate_within_5_percent_where_log_linear_is_off_by_more_than_20(grown):
     training, fit = grown
     depths = np.arange(1, 21) / 20
@@ -168,7 +169,6 @@ def session():
     return generate_session("small_tick", 300.0, 3)[0]
 
 
-@pytest.mark.thorough
 def test_rows_count_every_order_at_the_depths_it_reaches(session):
     observed = observe(session, Features(bucket_volume=2000.0), 0.6)
     depths = tick_depths(session, observed, 32)
@@ -359,7 +359,6 @@ def test_a_sweep_row_is_the_base_run_with_that_parameter(tmp_path):
     assert outcome.metrics["sweep"] == {"rows": 2, "failed": 0}
 
 
-@pytest.mark.thorough
 def test_too_short_a_session_and_too_greedy_blocks_are_named(tmp_path):
     with pytest.raises(DataError, match=r"stretches of blocks\.cluster_seconds = 10 s, expected at least 8"):
         run_small(tmp_path / "short", "market.duration=120.0")

@@ -61,6 +61,7 @@ def test_calibration_recovers_the_planted_intensities_within_three_standard_erro
         assert fit.standard_errors[3] < 0.1 * truth["decay_per_tick"]
 
 
+@pytest.mark.thorough
 def test_the_reach_of_sweeps_recovers_the_decay():
     """An order that emptied its last level reached one tick further at least (see the module's text)."""
     session, truth = generated("small_tick", 1800.0, 1)

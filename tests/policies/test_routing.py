@@ -178,6 +178,7 @@ def finite(x):
     return jnp.where(jnp.isfinite(x), x, -1.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(4))
 def test_the_best_set_is_that_of_plain_enumeration(seed):
     v = some_venues(seed=seed)

@@ -143,6 +143,7 @@ def test_the_unit_of_the_cost_does_not_matter():
     np.testing.assert_allclose(small.value.cost_angles, 1e8 * large.value.cost_angles, rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_the_search_works_in_single_precision_beside_double():
     """The angles come in the diagonal's precision whatever else is in force; four digits of the energy."""
     diagonal, _ = weighted(5)
