@@ -11,8 +11,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+# Brackets are units and lists, never colours.
+stderr, stdout = (Console(stderr=to_stderr, highlight=False, markup=False) for to_stderr in (True, False))
 USAGE = 2
 
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="config file, or the name of a shipped experiment")]
@@ -79,7 +79,7 @@ def run(
                 shown.add_row(*(f"{x:.6g}" if isinstance(x, float) else str(x) for x in row))
             stdout.print(shown)
             for note in table["notes"]:
-                stdout.print(note, soft_wrap=True, markup=False)
+                stdout.print(note, soft_wrap=True)
         stdout.print(f"report  {outcome.folder / 'report.html'}")
     if outcome.code == INTERRUPTED:
         stderr.print("interrupted; run the same command again to continue")
@@ -148,6 +148,8 @@ def list_command(
         table = Table("setting", "default", "unit", "equation", "meaning", title=title)
         for row in rows:
             table.add_row(*row)
+        for column in table.columns:
+            column.overflow = "fold"
         if rows:
             found = True
             stdout.print(table)
@@ -256,5 +258,5 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        stderr.print(f"error: {error}", markup=False, soft_wrap=True)
+        stderr.print(f"error: {error}", soft_wrap=True)
         raise SystemExit(USAGE) from None

@@ -254,7 +254,9 @@ def describe_settings(cls: type, prefix: str = "") -> list[tuple[str, str, str, 
         elif is_table:
             rows += describe_settings(field.type, path + ".")
         elif meaning is not None:
-            default = "required" if field.default is dataclasses.MISSING else str(field.default)
+            given = field.default
+            shown = _toml_value(given) if isinstance(given, tuple) else str(given)  # as it is written in a file
+            default = "required" if given is dataclasses.MISSING else shown
             usual = f" (usual {meaning.usual[0]:g} to {meaning.usual[1]:g})" if meaning.usual else ""
             rows.append((path, default, meaning.unit, meaning.source, meaning.help + usual))
     return rows

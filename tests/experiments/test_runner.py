@@ -154,6 +154,11 @@ def test_list_shows_units_equations_and_usual_ranges(tmp_path):
     triplet = mfamm("list", "triplet", cwd=tmp_path).stdout
     assert "0.3" in triplet
     assert "usual 0.2 to 0.5" in triplet
+    # Text in brackets is not taken for colours, and lists look as in a file.
+    venues = mfamm("list", "venues", cwd=tmp_path).stdout
+    assert "[venue, venue," in venues
+    assert "[0.3, 0.1," in venues
+    assert "…" not in venues  # a name that is cut off cannot be typed
     assert mfamm("list", "nonsense", cwd=tmp_path, check=False).returncode == 2
 
 
