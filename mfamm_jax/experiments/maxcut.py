@@ -18,6 +18,7 @@ from mfamm_jax.solvers.bit_search import anneal, greedy_descent
 from mfamm_jax.solvers.qaoa import (
     Angles,
     interpolate_angles,
+    one_layer_landscape,
     optimise_angles,
     qaoa_energy,
     qaoa_probabilities,
@@ -104,8 +105,10 @@ class MaxCut(AbstractExperiment):
             jnp.asarray(np.stack(edges), jnp.int32),
         )
         say(f"{graphs.n_graphs} graphs of {n} vertices and {shape[1]} edges")
-        angles = tuple(fixed_angles(graphs.degree, p).value for p in range(1, self.depth.most_layers + 1))
-        return Prepared(models, angles, HostReport(n_edges=shape[1], edges=edges))
+        angles: list[Angles] = []
+        for p in range(1, self.depth.most_layers + 1):
+            angles.append(fixed_angles(graphs.degree, p, start=angles[-1] if angles else None).value)
+        return Prepared(models, tuple(angles), HostReport(n_edges=shape[1]))
 
     def plan(self, batch: Any, prepared: Prepared) -> tuple[tuple, str]:
         """Nothing to choose."""
@@ -183,10 +186,7 @@ def cuts_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key
         optimised.append(judged(before))
     stacked = [jax.tree.map(lambda *x: jnp.stack(x), *every) for every in (optimised, fixed)]
     shares = jnp.stack([0.5 * (1 - large_girth_energy(experiment.graphs.degree, a)) for a in prepared.tree_angles])
-    first = diagonals[0]
-    gammas = jnp.linspace(-3, 3, N_LANDSCAPE, dtype=first.dtype) / jnp.std(first)
-    betas = jnp.linspace(-jnp.pi / 2, jnp.pi / 2, N_LANDSCAPE, dtype=first.dtype)
-    table = jax.lax.map(lambda b: jax.vmap(lambda g: qaoa_energy(first, Angles(g[None], b[None])))(gammas), betas)
+    gammas, betas, table = one_layer_landscape(diagonals[0], N_LANDSCAPE)
     return {
         "depths": jnp.arange(1, depth.most_layers + 1),
         "highest": highest,

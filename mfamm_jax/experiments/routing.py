@@ -16,7 +16,7 @@ from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.models.ising import Ising, bits_of, cost_diagonal, index_of, with_ancilla, without_ancilla
 from mfamm_jax.policies.routing import (
     Venues,
-    best_route,
+    best_of,
     check_order,
     convex_split,
     every_route,
@@ -39,8 +39,8 @@ from mfamm_jax.solvers.one_hot_qaoa import assignments, optimise_one_hot
 from mfamm_jax.solvers.qaoa import (
     Angles,
     linear_ramp,
+    one_layer_landscape,
     optimise_angles,
-    qaoa_energy,
     qaoa_probabilities,
     ramp_starts,
     sample_indices,
@@ -137,18 +137,14 @@ class Routing(AbstractExperiment):
             raise ConfigError(f"order.quantity: {error}") from error
         bits = None
         if self.order.n_lots > 1:
-            bits = lot_bits(found.venues, float(self.order.quantity) / self.order.n_lots)
+            lot = float(self.order.quantity) / self.order.n_lots
+            bits = lot_bits(found.venues, lot)
             n_bits = bits.lots.shape[0]
-            whole = int(
-                np.sum(
-                    np.floor(
-                        np.asarray(found.venues.capacities) / (float(self.order.quantity) / self.order.n_lots) + 1e-6
-                    )
-                )
-            )
+            # The bits of the lots reach every count up to the capacities.
+            whole = int(np.sum(np.asarray(bits.lots)))
             if whole < self.order.n_lots:
                 raise ConfigError(
-                    f"order.n_lots: the venues hold {whole} whole lots of {float(self.order.quantity) / self.order.n_lots:g}, the order has "
+                    f"order.n_lots: the venues hold {whole} whole lots of {lot:g}, the order has "
                     f"{self.order.n_lots}: use more lots, or 1 to leave those forms out"
                 )
             if n_bits > MOST_QUBITS or n**self.order.n_lots > MOST_ASSIGNMENTS:
@@ -159,7 +155,7 @@ class Routing(AbstractExperiment):
         if n + self.circuit.n_slack + 1 > MOST_QUBITS:
             raise ConfigError(f"circuit.n_slack: {n} venues leave room for {MOST_QUBITS - 1 - n} slack bits")
         say(f"{found.title}: {', '.join(found.names)}; {2**n - 1} sets")
-        report = HostReport(found=found, names=found.names, n_lots=self.order.n_lots, n_slack=self.circuit.n_slack)
+        report = HostReport(found=found, names=found.names)
         return Prepared(found.venues, bits, report)
 
     def plan(self, batch: Any, prepared: Prepared) -> tuple[tuple, str]:
@@ -215,7 +211,7 @@ def sets_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key
     """Every set, the best one, the convex split, and the bound from the dual price."""
     venues, quantity = prepared.venues, experiment.order.quantity
     routes = every_route(venues, quantity)
-    best, second, count = best_route(venues, quantity)
+    best, second, count = best_of(routes)
     price, bound = dual_price(venues, quantity)
     return {
         "costs": finite_costs(routes, venues, quantity),
@@ -323,7 +319,6 @@ def _measured(
         "ok": (solution.result == RESULTS.successful) | (solution.result == RESULTS.not_converged),
         "converged": solution.result == RESULTS.successful,
         "energy": solution.stats["energy"],
-        "ground": jnp.min(diagonal),
         "ground_decoded": costs[sets[jnp.argmin(diagonal)]],
         "mean": by_set @ costs,
         "mean_at_random": uniform @ costs,
@@ -346,10 +341,5 @@ def _tolerance(costs: Array) -> Array:
 
 def landscape_stage(experiment: Any, prepared: Prepared, results: dict[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
     """Energy of one layer on the exact diagonal over both angles."""
-    costs = results["costs"]
-    deviation = jnp.std(costs)
-    deviation = jnp.where(deviation > 0, deviation, 1)
-    gammas = jnp.linspace(-3, 3, N_LANDSCAPE, dtype=costs.dtype) / deviation
-    betas = jnp.linspace(-jnp.pi / 2, jnp.pi / 2, N_LANDSCAPE, dtype=costs.dtype)
-    table = jax.vmap(lambda b: jax.vmap(lambda g: qaoa_energy(costs, Angles(g[None], b[None])))(gammas))(betas)
+    gammas, betas, table = one_layer_landscape(results["costs"], N_LANDSCAPE)
     return {"landscape": {"energy": table, "cost_angles": gammas, "mixer_angles": betas}}

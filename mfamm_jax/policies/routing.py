@@ -179,7 +179,11 @@ def every_route(venues: Venues, quantity: Float[Array, ""] | float) -> Route:
 
 def best_route(venues: Venues, quantity: Float[Array, ""] | float) -> tuple[Route, Float[Array, ""], Int[Array, ""]]:
     """The cheapest set by enumeration, the next best cost (infinite if there is none), and how many sets are feasible."""
-    routes = every_route(venues, quantity)
+    return best_of(every_route(venues, quantity))
+
+
+def best_of(routes: Route) -> tuple[Route, Float[Array, ""], Int[Array, ""]]:
+    """As `best_route`, of routes that are known."""
     order = jnp.argsort(routes.cost)
     return jax.tree.map(lambda x: x[order[0]], routes), routes.cost[order[1]], jnp.sum(routes.split.feasible)
 

@@ -104,6 +104,20 @@ def ramp_starts(diagonal: Float[Array, " bitstring"], n_layers: int, n_starts: i
     return jax.vmap(lambda scale, mixer: linear_ramp(n_layers, scale, mixer))(scales, mixers)
 
 
+def one_layer_landscape(
+    diagonal: Float[Array, " bitstring"], n_points: int
+) -> tuple[Float[Array, " point"], Float[Array, " point"], Float[Array, "point point"]]:
+    """Cost angles (three deviations of the cost either way), mixer angles (a period) and the energy of one layer: rows are mixer angles."""
+    deviation = jnp.std(diagonal)
+    gammas = jnp.linspace(-3, 3, n_points, dtype=diagonal.dtype) / jnp.where(deviation > 0, deviation, 1)
+    betas = jnp.linspace(-jnp.pi / 2, jnp.pi / 2, n_points, dtype=diagonal.dtype)
+
+    def row(beta: Array) -> Array:
+        return jax.vmap(lambda gamma: qaoa_energy(diagonal, Angles(gamma[None], beta[None])))(gammas)
+
+    return gammas, betas, jax.lax.map(row, betas)
+
+
 def interpolate_angles(angles: Angles, n_layers: int) -> Angles:
     """Angles for another number of layers, read off the straight lines through those given. Source: Zhou et al. (2020)."""
     old = angles.cost_angles.shape[-1]

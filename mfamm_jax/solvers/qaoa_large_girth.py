@@ -60,20 +60,25 @@ def large_girth_energy(degree: int, angles: Angles) -> Float[Array, ""]:
     return jnp.imag(ends @ jnp.matmul(jnp.sin(turns), ends, precision="highest"))
 
 
-def fixed_angles(degree: int, n_layers: int) -> Solution:
+def fixed_angles(degree: int, n_layers: int, start: Angles | None = None) -> Solution:
     """Angles that are best for max-cut on every D-regular graph of unit weights and large girth, layer by layer from the closed form of one.
 
     A start, or an answer that needs no search, for any graph of about this degree; divide the cost angles by the size of its weights.
+
+    Args:
+        degree: D.
+        n_layers: At most `MOST_LAYERS`.
+        start: The answer for fewer layers, to go on from.
 
     Returns:
         `Solution` of `Angles`. Stats: energy of an edge.
     """
     if n_layers > MOST_LAYERS:
         raise ValueError(f"n_layers is {n_layers}, expected at most {MOST_LAYERS}: use linear_ramp beyond")
-    now = regular_angles(degree)
+    now = regular_angles(degree) if start is None else start
     limit = {8: 1e-9, 4: 1e-4}[now.cost_angles.dtype.itemsize]
     norm = jnp.zeros((), now.cost_angles.dtype)
-    for p in range(2, n_layers + 1):
+    for p in range(now.cost_angles.shape[-1] + 1, n_layers + 1):
         now, norm, _ = jax.jit(lambda start: minimise(lambda x: large_girth_energy(degree, x), start, 300, limit))(
             interpolate_angles(now, p)
         )
