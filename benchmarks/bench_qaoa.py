@@ -23,36 +23,17 @@ if not GPU:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from machine import write_results
+from machine import compiled, timed, write_results
 
 from mfamm_jax.models.ising import Ising, cost_diagonal, ising, random_regular_graph
 from mfamm_jax.solvers.qaoa import GROUP, linear_ramp, qaoa_energy
 
 SIZES = ((12, 4), (14, 4), (14, 8), (16, 4), (16, 8), (18, 4))
 MOST_DEFAULT = 16  # qubits: its compile time grows with the gates
-REPEATS = 7
-
-
-def timed(run, repeats=REPEATS):
-    """CPU and wall seconds of the fastest run."""
-    best = np.array([np.inf, np.inf])
-    for _ in range(repeats):
-        begin = np.array([time.process_time(), time.perf_counter()])
-        jax.block_until_ready(run())
-        best = np.minimum(best, np.array([time.process_time(), time.perf_counter()]) - begin)
-    return best
-
-
-def compiled(function, *arguments):
-    """The compiled function and the seconds that took."""
-    begin = time.perf_counter()
-    run = jax.jit(function).lower(*arguments).compile()
-    return run, time.perf_counter() - begin
 
 
 def problem(n, p, dtype):

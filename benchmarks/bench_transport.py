@@ -14,7 +14,6 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-import time
 import warnings
 
 warnings.simplefilter("ignore")  # ott-jax announces the retirement of jaxopt
@@ -23,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import ot
-from machine import write_results
+from machine import compiled, timed, write_results
 from ott.geometry.geometry import Geometry
 from ott.problems.linear.linear_problem import LinearProblem
 from ott.solvers.linear.sinkhorn import Sinkhorn
@@ -31,7 +30,7 @@ from ott.solvers.linear.sinkhorn import Sinkhorn
 from mfamm_jax.solvers.sinkhorn import BLOCK
 from mfamm_jax.solvers.transport import solve_transport
 
-SIZES, ITERATIONS, REPEATS = (256, 512, 1024, 2048), 200, 5
+SIZES, ITERATIONS = (256, 512, 1024, 2048), 200
 BATCH, BATCH_SIZES = 1024, (8, 32)
 
 
@@ -42,16 +41,6 @@ def problem(n, dtype, seed=0):
     cost = ((x[:, None] - y[None]) ** 2).sum(-1)
     masses = np.full(n, 1 / n)
     return cost.astype(dtype), masses.astype(dtype), masses.astype(dtype), float(0.05 * cost.mean())
-
-
-def timed(run, repeats=REPEATS):
-    """CPU and wall seconds of the fastest run."""
-    best = np.array([np.inf, np.inf])
-    for _ in range(repeats):
-        begin = np.array([time.process_time(), time.perf_counter()])
-        jax.block_until_ready(run())
-        best = np.minimum(best, np.array([time.process_time(), time.perf_counter()]) - begin)
-    return best
 
 
 def ours(cost, source, sink, scale):
@@ -71,12 +60,6 @@ def by_ott(cost, source, sink, scale):
 def by_pot(source, sink, cost, scale):
     """The plan by POT in its kernel form."""
     return ot.sinkhorn(source, sink, cost, scale, numItermax=ITERATIONS, stopThr=-1.0, warn=False)
-
-
-def compiled(function, *arguments):
-    begin = time.perf_counter()
-    run = jax.jit(function).lower(*arguments).compile()
-    return run, time.perf_counter() - begin
 
 
 def main():

@@ -14,29 +14,18 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pywt
-from machine import write_results
+from machine import compiled, timed, write_results
 
 from mfamm_jax.features.wavelet import wavelet_transform
 from mfamm_jax.features.wavelet_bank import decimated_transform, undecimated_transform, wavelet_filters
 
 SHAPES = ((1024, 16), (4096, 32), (16384, 32))
-LEVELS, REPEATS = 6, 15
-
-
-def timed(run):
-    """CPU and wall seconds of the fastest run."""
-    best = np.array([np.inf, np.inf])
-    for _ in range(REPEATS):
-        begin = np.array([time.process_time(), time.perf_counter()])
-        jax.block_until_ready(run())
-        best = np.minimum(best, np.array([time.process_time(), time.perf_counter()]) - begin)
-    return best
+LEVELS = 6
 
 
 def definition(series, scales):
@@ -56,11 +45,6 @@ def main():
         row |= {"wall_ms": round(1e3 * float(seconds[1]), 4), "compile_s": round(compile_s, 2)}
         rows.append(row if error is None else row | {"relative_error": float(f"{error:.1e}")})
         print(rows[-1])
-
-    def compiled(function, *arguments):
-        begin = time.perf_counter()
-        run = jax.jit(function).lower(*arguments).compile()
-        return run, time.perf_counter() - begin
 
     for n, n_scales in SHAPES:
         walk = np.cumsum(np.random.default_rng(0).standard_normal(n))

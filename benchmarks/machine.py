@@ -1,11 +1,15 @@
-"""What a benchmark ran on, and where its numbers go."""
+"""What a benchmark ran on, how it is timed, and where its numbers go."""
 
 import json
 import os
 import platform
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import jax
+import numpy as np
 
 
 def _processor() -> str:
@@ -48,3 +52,20 @@ def write_results(name: str, rows: list[dict]) -> None:
     path = Path(__file__).parent / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def timed(run, repeats=10):
+    """CPU and wall seconds of the fastest run."""
+    best = np.array([np.inf, np.inf])
+    for _ in range(repeats):
+        begin = np.array([time.process_time(), time.perf_counter()])
+        jax.block_until_ready(run())
+        best = np.minimum(best, np.array([time.process_time(), time.perf_counter()]) - begin)
+    return best
+
+
+def compiled(function, *arguments):
+    """The compiled function and the seconds that took."""
+    begin = time.perf_counter()
+    run = jax.jit(function).lower(*arguments).compile()
+    return run, time.perf_counter() - begin

@@ -5,7 +5,7 @@ import numpy as np
 
 from mfamm_jax.market.events import BookSnapshots, BookUpdates, Kind, Session
 
-from .oracle import ASK, BID, LevelBook, OrderBook
+from .oracle_books import ASK, BID, LevelBook, OrderBook
 
 TICK = 0.01
 CENTRE = 1000  # ticks

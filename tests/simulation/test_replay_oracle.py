@@ -15,7 +15,8 @@ from mfamm_jax.simulation.latency import RandomLatency, RecordedLatency
 from mfamm_jax.simulation.replay import ReplayConfig, replay
 from mfamm_jax.simulation.tape import Action, build_tape
 
-from .oracle import ASK, BID, simulate
+from .oracle import simulate
+from .oracle_books import ASK, BID
 from .random_sessions import SESSIONS
 from .shapes import ROOM, padded, recorded
 

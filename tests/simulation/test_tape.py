@@ -11,7 +11,7 @@ from mfamm_jax.simulation.tape import Action, build_tape
 
 from ..checks import assert_close
 from ..market.sessions import make_session
-from .oracle import LevelBook
+from .oracle_books import LevelBook
 from .random_sessions import SESSIONS
 from .shapes import padded, recorded
 from .tapes import ADD, ASK, BID, CANCEL, HALT, START, TRADE, neutral, quote
