@@ -13,7 +13,7 @@ import numpy as np
 
 from mfamm_jax.market.events import NS, Kind
 
-from .oracle_books import ASK, BID, make_book
+from .oracle_books import ASK, BID, OrderBook, RowBook, make_book
 
 MARKET, ARRIVE, DECIDE = 0, 1, 2  # order within a nanosecond
 
