@@ -40,7 +40,8 @@ def maxcut(arrays: Arrays, metrics: dict[str, Any]) -> str:
         ratio.plot(layers, values.mean(axis=1), "o-", ms=3, color=colour, label=label)
         ratio.fill_between(layers, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.15)
     ratio.axhline(arrays["at_random"].mean(), color=BASELINE, ls="--", lw=0.8, label="at random")
-    ratio.set(xlabel="layers", ylabel="expected cut / largest cut", ylim=(None, 1.01))
+    label = "expected cut / largest cut" if unit else "way from the smallest to the largest cut"
+    ratio.set(xlabel="layers", ylabel=label, ylim=(None, 1.01))
     ratio.set_xticks(layers)
     ratio.legend(fontsize=7, loc="center right")
     for share in shares:
