@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "policies": BASE | {"models", "solvers"},
     "simulation": BASE | {"market", "features", "models", "policies"},
     "risk": BASE | {"models"},
-    "experiments": BASE | {"market", "features", "models", "solvers", "policies", "simulation", "risk"},
+    "fpga_export": BASE | {"models", "solvers", "policies"},
+    "experiments": BASE | {"market", "features", "models", "solvers", "policies", "simulation", "risk", "fpga_export"},
 }
 OUTSIDE = {
     *("os", "sys", "io", "pathlib", "time", "subprocess", "shutil", "gzip", "zipfile", "logging", "platform"),
@@ -30,12 +31,13 @@ OUTSIDE = {
 # Files, clock, processes and printing live here.
 HOST = {
     *("cli", "config", "figures", "hummingbot_file", "record", "report", "runner", "sources", "sweep", "verify"),
-    *("verify_replay", "replay_figures"),
+    *("verify_replay", "replay_figures", "fpga_project"),
     "__main__",
 }
 # `prepare` receives a folder; these only pass it on.
 NAMES_PATHS = {
     "flows",
+    "fpga_kernel",
     "imbalance_train",
     "imbalance_training",
     "intensity_trees",
@@ -54,6 +56,8 @@ def part(path: Path) -> str:
 
 def is_host(path: Path) -> bool:
     relative = path.relative_to(PACKAGE).parts
+    if relative[0] == "fpga_export":
+        return path.stem in ("emit", "verify")
     return relative[:2] == ("market", "loaders") or (relative[0] == "experiments" and path.stem in HOST)
 
 

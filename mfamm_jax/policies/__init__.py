@@ -7,6 +7,7 @@ from mfamm_jax.policies.rules import (
     RuledPolicy,
     SkewedPolicy,
     SymmetricPolicy,
+    WidenedPolicy,
     apply_rules,
     round_to_ticks,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "SymmetricPolicy",
     "TableAxes",
     "ValueTablePolicy",
+    "WidenedPolicy",
     "apply_rules",
     "constant_scale",
     "largest_problem",

@@ -77,6 +77,26 @@ class RuledPolicy(AbstractPolicy):
         return apply_rules(self.rules, self.policy(state), state.covariates.vpin, state.covariates.imbalance)
 
 
+class WidenedPolicy(AbstractPolicy):
+    """A policy whose depths grow with VPIN above a gate.
+
+    Args:
+        policy: Quotes without widening.
+        vpin_gate: VPIN above which depths grow.
+        widening: Growth for each unit of VPIN above [price].
+    """
+
+    policy: AbstractPolicy
+    vpin_gate: Float[Array, ""] = real_field()
+    widening: Float[Array, ""] = real_field()
+
+    def __call__(self, state: MarketState) -> Quotes:
+        """The wrapped policy's quotes, both moved away from the mid."""
+        quotes = self.policy(state)
+        more = self.widening * jnp.maximum(state.covariates.vpin - self.vpin_gate, 0.0)
+        return Quotes(quotes.bid_depth + more, quotes.ask_depth + more, quotes.bid_size, quotes.ask_size)
+
+
 class SymmetricPolicy(AbstractPolicy):
     """The baseline: one half spread around the mid, whatever the inventory; stops at the limit.
 
