@@ -189,6 +189,60 @@ def report(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="ru
         stdout.print(write_report(folder))
 
 
+@app.command()
+def export(
+    config: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG_OR_RUN]", help="config file, shipped name or run folder")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="new or empty folder for the project")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the files of an older export")] = False,
+    check: Annotated[Path | None, typer.Option(help="verify this project instead of writing one")] = None,
+    tiers: Annotated[
+        str, typer.Option(help="of --check: 0 files and model, 1 C++, 2 ap_int, 3 RTL, 4 place and route")
+    ] = "0,1,2,3",
+    as_json: AsJson = False,
+) -> None:
+    """Write a quote kernel as an FPGA project, or check one; a check that could not run everything ends with 4, a failed one with 3."""
+    if (check is None) == (config is None) or (check is None and out is None):
+        raise ValueError("give a config and --out FOLDER to write a project, or --check FOLDER to verify one")
+    if check is not None:
+        return _check_export(check, tiers, as_json)
+    from mfamm_jax.experiments.fpga_project import export_project
+
+    assert config is not None
+    assert out is not None
+    found = export_project(config, overrides or [], out, overwrite, _say)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return None
+    for warning in found.pop("warnings"):
+        stderr.print(f"warning: {warning}", soft_wrap=True)
+    stdout.print(_table(found))
+    return stdout.print(f"verify  mfamm export --check {out}    or    make -C {out} check", soft_wrap=True)
+
+
+def _check_export(folder: Path, tiers: str, as_json: bool) -> None:
+    wanted = tuple(int(tier) if tier.strip() in ("0", "1", "2", "3", "4") else -1 for tier in tiers.split(","))
+    if -1 in wanted:
+        raise ValueError(f'--tiers is "{tiers}", expected some of 0,1,2,3,4')
+    from mfamm_jax.fpga_export.verify import TIERS, verify
+
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    results = verify(folder, wanted, _say)
+    if as_json:
+        rows = [{"tier": r.tier, "status": r.status, "detail": r.detail, "seconds": r.seconds} for r in results]
+        typer.echo(json.dumps({"tiers": rows}))
+    else:
+        table = Table("tier", "what", "status", "seconds", "detail")
+        for r in results:
+            table.add_row(str(r.tier), TIERS[r.tier], r.status, f"{r.seconds:.1f}", r.detail)
+        stdout.print(table)
+    status = {r.status for r in results}
+    raise typer.Exit(3 if "fail" in status else 4 if "skip" in status else 0)
+
+
 data = typer.Typer(no_args_is_help=True, help="Generate order flow, or print the facts of a data file.")
 app.add_typer(data, name="data")
 

@@ -3,6 +3,7 @@
 from mfamm_jax.experiments.allocation import Allocation
 from mfamm_jax.experiments.cointegration import CointegrationExperiment
 from mfamm_jax.experiments.flows import FLOWS
+from mfamm_jax.experiments.fpga_kernel import CURVES, FPGAQuoteKernel
 from mfamm_jax.experiments.hjb_sweep import HJBExperiment
 from mfamm_jax.experiments.hummingbot import Hummingbot
 from mfamm_jax.experiments.imbalance_training import ImbalanceTraining
@@ -42,6 +43,7 @@ EXPERIMENTS: dict[str, type] = {
     "allocation": Allocation,
     "routing": Routing,
     "maxcut": MaxCut,
+    "fpga_quote_kernel": FPGAQuoteKernel,
 }
 
 # Tables whose `kind` picks the class; the first is the default.
@@ -53,4 +55,5 @@ KINDS: dict[str, dict[str, type]] = {
     "losses": LOSSES,
     "strategies": STRATEGIES,
     "venues": VENUES,
+    "curve": CURVES,
 }

@@ -15,6 +15,7 @@ from mfamm_jax.experiments import (
     allocation_figures,
     cointegration_figures,
     figures,
+    fpga_figures,
     imbalance_figures,
     impact_figures,
     replay_figures,
@@ -163,6 +164,9 @@ def _tables(run: Run) -> str:
     if "estimate/curve_flow" in run.arrays:
         caption = "Left: how often losses are larger. Middle: CVaR by level. Right: the last forecasts. Data: arrays/base.npz, estimate and forecast."
         text += _figure(run, "tail", tail_figures.tail_and_forecasts(run.arrays, run.metrics), caption)
+    if "kernel_errors" in run.arrays:
+        caption = "P&amp;L of both, and the kernel's errors at random states. Data: arrays/base.npz, values and kernel_errors."
+        text += _figure(run, "kernel", fpga_figures.profit_and_errors(run.arrays, run.metrics), caption)
     if "judge/points" in run.arrays:
         caption = "Left: rewards while learning. Right: where the ball network puts the strategies over a judging path. Data: arrays/base.npz, learn and judge."
         text += _figure(run, "allocation", allocation_figures.allocation(run.arrays, run.metrics), caption)
