@@ -346,23 +346,23 @@ def check_target(out: Path, overwrite: bool) -> set[str]:
         return set()
     if not overwrite:
         raise ValueError(f"{out} is not empty: choose another folder, or --overwrite for an older export")
-    listed = listed_files(out)
-    for path in listed:
-        inside = out in (out / path).resolve().parents
-        if Path(path).is_absolute() or ".." in Path(path).parts or not inside:
-            raise ValueError(f'{out / MANIFEST} lists "{path}", which lies outside the folder: nothing was replaced')
-    return {*listed, MANIFEST}
+    return {*listed_files(out), MANIFEST}
 
 
 def listed_files(out: Path) -> dict[str, str]:
-    """Hashes by path of a project's manifest; ValueError if there is none."""
+    """Hashes by path of a project's manifest; ValueError if there is none, or if it lists a file outside the folder."""
     try:
         content = json.loads((out / MANIFEST).read_text())
-        if content["generator"]["mfamm_jax"] and content["format_id"] and content["name"]:
-            return dict(content["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(f"{out} has no readable {MANIFEST} of a kernel project")
+        if not (content["generator"]["mfamm_jax"] and content["format_id"] and content["name"]):
+            raise KeyError("name")
+        listed = dict(content["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{out} has no readable {MANIFEST} of a kernel project") from error
+    for path in listed:
+        inside = out.resolve() in (out / path).resolve().parents
+        if Path(path).is_absolute() or ".." in Path(path).parts or not inside:
+            raise ValueError(f'{out / MANIFEST} lists "{path}", which lies outside the folder: nothing was touched')
+    return listed
 
 
 def changed_files(out: Path) -> list[str]:

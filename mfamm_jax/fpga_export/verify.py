@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mfamm_jax.fpga_export.axes import SegmentedAxis, UniformAxis
-from mfamm_jax.fpga_export.emit import MANIFEST, changed_files, read_blob
+from mfamm_jax.fpga_export.emit import MANIFEST, changed_files, listed_files, read_blob
 from mfamm_jax.fpga_export.formats import FixedFormat
 from mfamm_jax.fpga_export.kernel import Registers
 from mfamm_jax.fpga_export.plan import LANE_BITS, KernelFormat, memory_words
@@ -57,11 +57,14 @@ class TierResult:
 def verify(
     out: Path, tiers: tuple[int, ...] = (0, 1, 2, 3), say: Callable[[str], None] | None = None
 ) -> list[TierResult]:
-    """Runs the tiers on a copy of the project, so that nothing is written into it."""
-    results = []
+    """Runs the tiers on a copy of the project's files, so that nothing is written into it; ValueError if it is no project."""
+    results, listed = [], listed_files(out)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
-        shutil.copytree(out, copy, ignore=shutil.ignore_patterns("build"))
+        for path in (*listed, MANIFEST):
+            if (out / path).is_file():  # what is missing is tier 0's to say
+                (copy / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(out / path, copy / path)
         for tier in tiers:
             begin = time.perf_counter()
             status, detail = _run_tier(copy, tier)

@@ -164,7 +164,9 @@ def test_command_line(tmp_path):
         ["export", "--check", str(ROOT / "fpga_export"), "--tiers", "7"],
     ):
         assert isinstance(invoke(app, arguments).exception, ValueError), arguments
-    assert isinstance(invoke(app, ["export", "--check", str(tmp_path)]).exception, ValueError)
+    (tmp_path / "large").write_text("not a project's file")
+    refused = invoke(app, ["export", "--check", str(tmp_path)]).exception
+    assert str(refused) == f"{tmp_path} has no readable manifest.json of a kernel project"
     done = invoke(app, ["export", "--check", str(ROOT / "fpga_export"), "--tiers", "0", "--json"])
     assert done.exit_code == 0
     (row,) = json.loads(done.stdout)["tiers"]
