@@ -25,8 +25,9 @@ SOLVE_STEP, CHECK_STEP = 0.25, 0.1  # fills a step, of explicit steps and of the
 MOST_STEPS = 2_000_000
 # Where a linear correction in the skew is judged, as shares of the largest skew.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
-# Over one row's step both methods agree to about 1e-7 ticks where the solver is sound (1e-4 for curves with jumps); an eigendecomposition is off by tenths.
-RESIDUAL_TICKS = 1e-3
+# Over one row's step both methods agree to about 1e-7 ticks where the solver is sound, and to 1e-4 for curves with jumps, whose
+# kinks cost explicit steps their order; an eigendecomposition is off by tenths.
+RESIDUAL_TICKS, JUMP_RESIDUAL_TICKS = 1e-4, 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +180,10 @@ def solve_lattice(model: QuoteModel, spec: TableSpec) -> Lattice:
         skews = spec.skew.low + spec.skew.spacing * cell_samples(spec.skew, per_cell) / 2**spec.skew.fraction_bits
     solved = [checked(skew) for skew in skews]
     skewed, residual = np.stack([depth for depth, _ in solved]), float(np.max([error for _, error in solved]))
-    if not residual <= RESIDUAL_TICKS:  # NaN, where the second method blew up, is no agreement
+    allowed = JUMP_RESIDUAL_TICKS if quotes_jump(model) else RESIDUAL_TICKS
+    if not residual <= allowed:  # NaN, where the second method blew up, is no agreement
         raise ValueError(
-            f"the table's depths differ by {residual:.3g} ticks from a second method, more than {RESIDUAL_TICKS:g}: the solver ({why}) "
+            f"the table's depths differ by {residual:.3g} ticks from a second method, more than {allowed:g}: the solver ({why}) "
             "is not accurate there; narrow the risk axis or the inventory limit"
         )
     if spec.skew is None:
