@@ -30,7 +30,21 @@ OUTSIDE = {
 }
 # Files, clock, processes and printing live here.
 HOST = {
-    *("cli", "config", "figures", "hummingbot_file", "record", "report", "runner", "sources", "sweep", "verify"),
+    *(
+        "cli",
+        "compiled",
+        "config",
+        "figures",
+        "hummingbot_file",
+        "launch",
+        "record",
+        "report",
+        "reproduce",
+        "runner",
+        "sources",
+        "sweep",
+        "verify",
+    ),
     *("verify_replay", "replay_figures", "fpga_project"),
     "__main__",
 }

@@ -1,9 +1,14 @@
 """`mfamm`: run, list and check experiments. Imports jax only inside a command."""
 
 import json
+import os
 import shutil
+import signal
+import sys
+import tempfile
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -13,7 +18,8 @@ from rich.table import Table
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 # Brackets are units and lists, never colours.
 stderr, stdout = (Console(stderr=to_stderr, highlight=False, markup=False) for to_stderr in (True, False))
-USAGE = 2
+USAGE, CHECK_FAILED = 2, 3
+MOST_SHOWN = 20
 
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="config file, or the name of a shipped experiment")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b=value, overrides the file")]
@@ -34,6 +40,12 @@ def _load(
     return load_config(name, [*(overrides or []), *extra])
 
 
+Engine = Annotated[
+    Literal["local", "distributed", "ray"],
+    typer.Option(help="who computes the sweep: this process on all its devices, several processes, a Ray cluster"),
+]
+
+
 @app.command()
 def run(
     config: ConfigName,
@@ -41,49 +53,103 @@ def run(
     out: Annotated[Path | None, typer.Option(help="run folder; default runs/NAME-HASH")] = None,
     seed: Annotated[int | None, typer.Option(help="overrides the file")] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or float64")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh/--resume", help="start again, or keep finished chunks")] = False,
-    chunk: Annotated[int | None, typer.Option(help="sweep rows at a time; overrides the file")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh/--resume", help="start again, or keep finished parts")] = False,
+    chunk: Annotated[int | None, typer.Option(help="sweep rows in a part; overrides the file")] = None,
+    engine: Engine = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes on this machine, or Ray workers; default: what the cluster has")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="as `check`: validate, run nothing")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run an experiment or sweep and write its run folder and report."""
+    if dry_run:
+        return _describe(_load(config, overrides, precision, seed, chunk))
+    if workers and engine == "local":
+        raise ValueError("--workers belongs to --engine distributed or ray; local uses all devices of this process")
+    if engine == "distributed" and workers and "MFAMM_COORDINATOR" not in os.environ:
+        from mfamm_jax.experiments.launch import start_processes
+
+        raise typer.Exit(start_processes(sys.argv[1:], workers, _say))
+    say_json = _only_json_on_stdout() if engine != "local" else typer.echo
+    begin = time.perf_counter()
     from mfamm_jax.experiments.record import RunFolder
     from mfamm_jax.experiments.runner import INTERRUPTED, enable_compile_cache, set_precision
     from mfamm_jax.experiments.runner import run as run_experiment
 
     loaded = _load(config, overrides, precision, seed, chunk)
-    if dry_run:
-        return _describe(loaded)
     set_precision(loaded)
     enable_compile_cache()
     folder = RunFolder(Path(), loaded)
     folder.root = out or Path("runs") / f"{loaded.settings.name}-{folder.config_hash[:8]}"
     is_new = not folder.root.exists()
-    folder.open(fresh)
+    chosen = _engine(engine, workers, loaded, folder, fresh)
+    if chosen is None:
+        return None
     for warning in loaded.warnings:
         stderr.print(f"warning: {warning}")
+    signal.signal(signal.SIGTERM, _interrupt)  # what a cluster sends before it takes the machine away
+    seconds = time.perf_counter() - begin
     try:
         with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-            outcome = run_experiment(loaded, folder, say=_say, progress=progress)
+            outcome = run_experiment(loaded, folder, say=_say, progress=progress, engine=chosen, import_seconds=seconds)
     except ValueError:
         if is_new and folder.is_empty():  # bad input leaves nothing half-written behind
             shutil.rmtree(folder.root)
         raise
     if as_json:
-        typer.echo(json.dumps({"code": outcome.code, "folder": str(outcome.folder), "metrics": outcome.metrics}))
+        say_json(json.dumps({"code": outcome.code, "folder": str(outcome.folder), "metrics": outcome.metrics}))
     else:
-        stdout.print(_table(outcome.metrics))
-        for table in outcome.metrics.get("tables", []):
-            shown = Table(*table["header"], title=table["title"])
-            for row in table["rows"]:
-                shown.add_row(*(f"{x:.6g}" if isinstance(x, float) else str(x) for x in row))
-            stdout.print(shown)
-            for note in table["notes"]:
-                stdout.print(note, soft_wrap=True)
-        stdout.print(f"report  {outcome.folder / 'report.html'}")
+        _show(outcome)
     if outcome.code == INTERRUPTED:
-        stderr.print("interrupted; run the same command again to continue")
+        stderr.print("interrupted; finished parts are kept: run the same command again to continue")
     raise typer.Exit(outcome.code)
+
+
+def _engine(name: str, workers: int | None, loaded: Any, folder: Any, fresh: bool) -> Any:
+    """The engine, with the folder opened; None in a process that has only helped."""
+    from mfamm_jax.experiments.launch import Distributed, Ray, help_with_sweep
+    from mfamm_jax.experiments.runner import Local
+
+    if name != "distributed":
+        folder.open(fresh)
+        return Ray(workers, _say) if name == "ray" else Local()
+    distributed = Distributed()
+    if distributed.rank:
+        help_with_sweep(distributed, loaded, folder, _say)
+        return None
+    folder.open(fresh)
+    return distributed
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _only_json_on_stdout() -> Any:
+    """Sends what libraries print there to stderr; returns a function that still reaches the real one."""
+    real = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def write(text: str) -> None:
+        real.write(text + "\n")
+        real.flush()
+
+    return write
+
+
+def _show(outcome: Any) -> None:
+    stdout.print(_table(outcome.metrics))
+    for table in outcome.metrics.get("tables", []):
+        shown = Table(*table["header"], title=table["title"])
+        for row in table["rows"]:
+            shown.add_row(*(f"{x:.6g}" if isinstance(x, float) else str(x) for x in row))
+        stdout.print(shown)
+        for note in table["notes"]:
+            stdout.print(note, soft_wrap=True)
+    if outcome.metrics.get("sweep", {}).get("failed"):
+        stdout.print(f"failed  {outcome.folder / 'failed.parquet'} has every failed row with its reason")
+    stdout.print(f"report  {outcome.folder / 'report.html'}")
 
 
 def _say(text: str) -> None:
@@ -110,23 +176,21 @@ def check(config: ConfigName, overrides: Overrides = None) -> None:
 
 
 def _describe(loaded: Any) -> None:
-    import math
-
     from mfamm_jax.experiments.config import construct
-    from mfamm_jax.experiments.sweep import static_paths, sweep_rows
+    from mfamm_jax.experiments.sweep import lay_out, row_bytes
 
     experiment = construct(loaded)
-    n_rows = len(sweep_rows(loaded)) if loaded.sweep else 0
-    n_groups = math.prod(len(loaded.sweep[path]) for path in static_paths(loaded, experiment)) if n_rows else 0
-    chunk = min(loaded.settings.chunk_size, n_rows)
-    size = 8 if loaded.settings.precision == "float64" else 4
-    memory = experiment.numbers_per_row() * chunk * size / 2**20
     for warning in loaded.warnings:
         stderr.print(f"warning: {warning}")
     stdout.print(f"{loaded.place}: valid")
-    stdout.print(
-        f"{n_rows:,} sweep rows, {n_groups} compile group{'' if n_groups == 1 else 's'}, chunks of {chunk} "
-        f"in about {memory:,.0f} MiB",
+    if not loaded.sweep.n_rows:
+        return stdout.print("no sweep")
+    layout = lay_out(loaded, experiment)
+    n_groups, n_parts = len(layout.groups), len(layout.parts)
+    memory = row_bytes(loaded, experiment) * min(layout.batch_rows, loaded.sweep.n_rows) / 2**20
+    return stdout.print(
+        f"{loaded.sweep.n_rows:,} sweep rows, {n_groups} compile group{'' if n_groups == 1 else 's'}, "
+        f"batches of {layout.batch_rows} in about {memory:,.0f} MiB, {n_parts} part{'' if n_parts == 1 else 's'}",
         soft_wrap=True,
     )
 
@@ -177,7 +241,52 @@ def verify(
             table.add_row(case["id"], case["status"], *numbers, case["reason"])
         stdout.print(table)
         stdout.print(", ".join(f"{answer[name]} {name}" for name in ("passed", "failed", "skipped")))
-    raise typer.Exit(3 if answer["failed"] else 0)
+    raise typer.Exit(CHECK_FAILED if answer["failed"] else 0)
+
+
+@app.command()
+def reproduce(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run")],
+    out: Annotated[Path | None, typer.Option(help="keep the second run here; default: a temporary folder")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a run again and compare: to the bit on the same machine and versions, else within its tolerances; exit code 3 if not."""
+    from mfamm_jax.experiments.reproduce import reproduce as repeat
+    from mfamm_jax.experiments.reproduce import run_config
+    from mfamm_jax.experiments.runner import enable_compile_cache, set_precision
+
+    config, manifest = run_config(folder)
+    set_precision(config)
+    enable_compile_cache()
+    bar = Progress(console=stderr, transient=True, disable=not stderr.is_terminal)
+    with tempfile.TemporaryDirectory(prefix="mfamm-") as own, bar as progress:
+        answer = repeat(folder, config, manifest, out or Path(own) / "again", _say, progress)
+    if as_json:
+        typer.echo(json.dumps(answer))
+    else:
+        _show_comparison(answer)
+    raise typer.Exit(0 if answer["same"] else CHECK_FAILED)
+
+
+def _show_comparison(answer: dict[str, Any]) -> None:
+    counts = ", ".join(f"{n:,} {name}" for name, n in answer["compared"].items() if n)
+    differences = sorted(answer["differences"], key=lambda d: d["within"])
+    if differences:
+        table = Table("what", "was", "is", "allowed difference", "verdict")
+        for d in differences[:MOST_SHOWN]:
+            cells = [f"{x:.9g}" if isinstance(x, float) else str(x) for x in (d["before"], d["after"], d["allowed"])]
+            table.add_row(d["what"], *cells, "within" if d["within"] else "DIFFERS")
+        stdout.print(table)
+        if len(differences) > MOST_SHOWN:
+            stdout.print(f"and {len(differences) - MOST_SHOWN} more; --json has all")
+    for reason in answer["reasons"]:
+        stdout.print(f"changed since: {reason}", soft_wrap=True)
+    wanted = "to the bit" if answer["exact"] else "within tolerances"
+    if differences and answer["exact"]:
+        stdout.print(
+            "nothing that the manifest knows of has changed; if no file of the package was edited, this is a fault"
+        )
+    stdout.print(f"{'reproduced' if answer['same'] else 'NOT reproduced'} {wanted}: {counts} compared")
 
 
 @app.command()
@@ -240,7 +349,7 @@ def _check_export(folder: Path, tiers: str, as_json: bool) -> None:
             table.add_row(str(r.tier), TIERS[r.tier], r.status, f"{r.seconds:.1f}", r.detail)
         stdout.print(table)
     status = {r.status for r in results}
-    raise typer.Exit(3 if "fail" in status else 4 if "skip" in status else 0)
+    raise typer.Exit(CHECK_FAILED if "fail" in status else 4 if "skip" in status else 0)
 
 
 data = typer.Typer(no_args_is_help=True, help="Generate order flow, or print the facts of a data file.")
@@ -311,6 +420,8 @@ def main() -> None:
     """Entry point: errors are one block, without a traceback."""
     try:
         app()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         stderr.print(f"error: {error}", soft_wrap=True)
+        if isinstance(error, OSError):
+            stderr.print("nothing finished is lost: mend that and run the same command again")
         raise SystemExit(USAGE) from None

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import math
 import tomllib
 import types
 import typing
@@ -13,6 +12,7 @@ import equinox as eqx
 
 from mfamm_jax.experiments.experiment import AbstractExperiment, ConfigError
 from mfamm_jax.experiments.registry import EXPERIMENTS, KINDS
+from mfamm_jax.experiments.rows import METHODS, MOST_ROWS, Sweep, read_axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Settings:
     name: str
     seed: int
     precision: str
+    batch_rows: int
     chunk_size: int
 
 
@@ -32,7 +33,7 @@ class Config:
     Args:
         settings: Run settings.
         tables: Experiment tables with every default filled in.
-        sweep: Dotted path -> values, in file order.
+        sweep: Which rows are visited.
         warnings: Unusual values, one line each.
         text: The file as given.
         place: File name for messages.
@@ -40,7 +41,7 @@ class Config:
 
     settings: Settings
     tables: dict[str, Any]
-    sweep: dict[str, list[Any]]
+    sweep: Sweep
     warnings: tuple[str, ...]
     text: str
     place: str
@@ -48,9 +49,9 @@ class Config:
     def resolved(self) -> dict[str, Any]:
         """Everything needed to run again, as one table."""
         top = {"experiment": self.tables["experiment"], "name": self.settings.name, "seed": self.settings.seed}
-        top |= {"precision": self.settings.precision, "chunk_size": self.settings.chunk_size}
+        top |= {name: getattr(self.settings, name) for name in ("precision", "batch_rows", "chunk_size")}
         body = {key: value for key, value in self.tables.items() if key != "experiment"}
-        return top | body | ({"sweep": self.sweep} if self.sweep else {})
+        return top | body | ({"sweep": self.sweep.given()} if self.sweep.n_rows else {})
 
 
 def find_config(name: str) -> Path:
@@ -122,26 +123,70 @@ def parse_config(table: dict[str, Any], place: _Place, default_name: str = "run"
         raise ConfigError(f"{place('experiment')}: {given}; known: {known}{_suggest(str(experiment), EXPERIMENTS)}")
     sweep_table = table.pop("sweep", {})
     settings = _settings(table, place, default_name)
+    sweep = _sweep(sweep_table, place, settings.seed)
     warnings: list[str] = []
     tables = {"experiment": experiment} | resolve(EXPERIMENTS[experiment], table, place, "", warnings)
-    sweep = {path: _axis(place, path, value) for path, value in sweep_table.items()}
-    for path, values in sweep.items():
-        _check_swept(EXPERIMENTS[experiment], tables, place, path, values)
+    for path, axis in sweep.axes.items():
+        _check_swept(EXPERIMENTS[experiment], tables, place, path, axis.values or axis.ends)
     return Config(settings, tables, sweep, tuple(warnings), place.text, place.file)
 
 
 def _settings(table: dict[str, Any], place: _Place, default_name: str) -> Settings:
     name, seed = table.pop("name", default_name), table.pop("seed", 0)
-    precision, chunk_size = table.pop("precision", "float32"), table.pop("chunk_size", 256)
+    precision = table.pop("precision", "float32")
+    sizes = {key: table.pop(key, 0) for key in ("batch_rows", "chunk_size")}
     if not isinstance(name, str) or not name or any(c in name for c in "/\\ "):
         raise ConfigError(f"{place('name')}: expected a word without slashes or spaces, got {name!r}")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
         raise ConfigError(f"{place('seed')}: expected an integer in [0, 2^31), got {seed!r}")
     if precision not in ("float32", "float64"):
         raise ConfigError(f'{place("precision")}: expected "float32" or "float64", got {precision!r}')
-    if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1:
-        raise ConfigError(f"{place('chunk_size')}: expected an integer >= 1, got {chunk_size!r}")
-    return Settings(name, seed, precision, chunk_size)
+    for key, value in sizes.items():
+        if not _is_count(value, 0):
+            raise ConfigError(f"{place(key)}: expected rows, or 0 to choose them by memory; got {value!r}")
+    return Settings(name, seed, precision, **sizes)
+
+
+def _sweep(table: Any, place: _Place, seed: int) -> Sweep:
+    """The [sweep] table."""
+    if not isinstance(table, dict):
+        raise ConfigError(f"{place('sweep')}: expected a table of settings, got {table!r}")
+    table = dict(table)
+    method, n_points, n_seeds = table.pop("method", "grid"), table.pop("n_points", 0), table.pop("n_seeds", 0)
+    if method not in METHODS:
+        raise ConfigError(f"{place('sweep.method')}: expected one of {', '.join(METHODS)}, got {method!r}")
+    if not _is_count(n_seeds, 0):
+        raise ConfigError(f"{place('sweep.n_seeds')}: expected an integer >= 0, got {n_seeds!r}")
+    if method == "grid" and n_points:
+        raise ConfigError(
+            f"{place('sweep.n_points')}: belongs to random and sobol points; a grid takes what its axes list"
+        )
+    if method != "grid" and not (_is_count(n_points, 1) and table):
+        raise ConfigError(
+            f"{place('sweep.n_points')}: expected an integer >= 1 and at least one axis, got {n_points!r}"
+        )
+    if method == "sobol" and n_points & (n_points - 1):
+        raise ConfigError(
+            f"{place('sweep.n_points')}: expected a power of two (Sobol points are balanced then), got {n_points}"
+        )
+    num = ", num = n" if method == "grid" else ""
+    axes = {}
+    for path, value in table.items():
+        axis = read_axis(value, method)
+        if axis is None:
+            raise ConfigError(
+                f"{place(f'sweep.{path}')}: expected a non-empty list, {{ log = [low, high]{num} }} with positive ends, or "
+                f"{{ linear = [low, high]{num} }}{' with 2 <= num' if num else ''}; got {value!r}"
+            )
+        axes[path] = axis
+    sweep = Sweep(axes, method, n_points, n_seeds, seed)
+    if sweep.n_rows > MOST_ROWS:
+        raise ConfigError(f"{place('sweep')}: {sweep.n_rows:,} rows, expected at most {MOST_ROWS:,}")
+    return sweep
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31
 
 
 def resolve(cls: type, table: Any, place: _Place, path: str, warnings: list[str]) -> dict[str, Any]:
@@ -291,7 +336,7 @@ def resolve_market(table: dict[str, Any], overrides: list[str]) -> Any:
     return _construct(KINDS["market"][resolved["kind"]], {k: v for k, v in resolved.items() if k != "kind"}, "market")
 
 
-def _check_swept(cls: type, tables: dict[str, Any], place: _Place, path: str, values: list[Any]) -> None:
+def _check_swept(cls: type, tables: dict[str, Any], place: _Place, path: str, values: tuple[Any, ...]) -> None:
     """The path must exist and every value must be valid for it."""
     dotted = f"sweep.{path}"
     current: Any = cls
@@ -317,27 +362,6 @@ def _paths(tables: dict[str, Any], prefix: str = "") -> list[str]:
     for key, value in tables.items():
         out += _paths(value, _join(prefix, key)) if isinstance(value, dict) else [_join(prefix, key)]
     return out
-
-
-def _axis(place: _Place, path: str, value: Any) -> list[Any]:
-    """Values of one sweep axis: a list, {log = [a, b], num = n} or {linear = [a, b], num = n}."""
-    dotted = f"sweep.{path}"
-    if isinstance(value, list) and value:
-        return value
-    if isinstance(value, dict) and set(value) in ({"log", "num"}, {"linear", "num"}):
-        kind = "log" if "log" in value else "linear"
-        ends, n = value[kind], value["num"]
-        good = isinstance(ends, list) and len(ends) == 2 and all(_is_number(end) for end in ends)
-        if good and isinstance(n, int) and n >= 2 and (kind == "linear" or min(ends) > 0):
-            low, high = (math.log(end) for end in ends) if kind == "log" else ends
-            points = [low + (high - low) * i / (n - 1) for i in range(n)]
-            # The ends are exactly as written; exp(log(x)) would miss them by a rounding error.
-            middle = [math.exp(x) for x in points[1:-1]] if kind == "log" else points[1:-1]
-            return [float(ends[0]), *middle, float(ends[1])]
-    raise ConfigError(
-        f"{place(dotted)}: expected a non-empty list, {{ log = [low, high], num = n }} with positive ends, or "
-        f"{{ linear = [low, high], num = n }} with num >= 2; got {value!r}"
-    )
 
 
 def _override(table: dict[str, Any], item: str) -> str:
@@ -373,11 +397,13 @@ def _suggest(word: str, known: Any) -> str:
 
 def to_toml(table: dict[str, Any], path: str = "") -> str:
     """Writes nested tables of plain values as TOML; None is left out (TOML has no null)."""
-    plain = {key: value for key, value in table.items() if not isinstance(value, dict) and value is not None}
+    # A sweep's ranges stay on one line: [sweep."a.b"] is hard to read.
+    inline = path == "sweep"
+    plain = {k: v for k, v in table.items() if (inline or not isinstance(v, dict)) and v is not None}
     lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in plain.items()]
     for key, value in table.items():
-        if isinstance(value, dict):
-            dotted = _join(path, key)
+        if isinstance(value, dict) and not inline:
+            dotted = _join(path, _toml_key(key))
             lines += ["", f"[{dotted}]", to_toml(value, dotted)]
     return "\n".join(lines)
 
@@ -394,4 +420,6 @@ def _toml_value(value: Any) -> str:
         return f'"{escaped}"'
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + " }"
     return repr(float(value)) if isinstance(value, float) else str(value)

@@ -59,6 +59,10 @@ class AbstractExperiment(Checked):
         """What the manifest says about the data."""
         return {}
 
+    def tolerances(self) -> dict[str, tuple[float, float]]:
+        """Relative and absolute differences that another machine or version may make, by pattern of `metrics/...`, `arrays/...`, `sweep/...`."""
+        return {}
+
     @classmethod
     def prepared_paths(cls) -> tuple[str, ...]:
         """Tables that `prepare` uses: sweeping over them prepares again, one group per value."""

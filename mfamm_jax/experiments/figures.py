@@ -212,9 +212,9 @@ def _scale(axis: Any, which: str, values: np.ndarray) -> None:
 
 
 def sweep(rows: pl.DataFrame, names: list[str], metrics: list[str]) -> str:
-    """Heat maps over two parameters, lines over one, parallel coordinates over more."""
+    """Heat maps over two parameters, lines over one, parallel coordinates over more beside a map of the two that matter most."""
     if len(names) > 2 or len(rows) != np.prod([rows[name].n_unique() for name in names]):
-        return _parallel(rows, names, metrics[0])
+        return _drawn(rows, names, metrics[0])
     figure, axes = figure_axes(len(metrics))
     for axis, metric in zip(axes[0], metrics):
         table = rows.sort(names)
@@ -232,18 +232,56 @@ def sweep(rows: pl.DataFrame, names: list[str], metrics: list[str]) -> str:
     return svg_text(figure)
 
 
-def _parallel(rows: pl.DataFrame, names: list[str], metric: str) -> str:
+def _drawn(rows: pl.DataFrame, names: list[str], metric: str) -> str:
+    """Points that are no full grid of two parameters."""
+    figure, axes = figure_axes(2 if len(names) > 1 else 1, 3.6)
+    if len(names) == 1:
+        axes[0, 0].plot(rows[names[0]], rows[metric], ".", color=OURS, ms=3)
+        axes[0, 0].set(xlabel=names[0], ylabel=metric)
+        return svg_text(figure)
+    _parallel(axes[0, 0], rows, names, metric)
+    ranks = {name: abs(np.nan_to_num(_correlation(rows[name], rows[metric]))) for name in names}
+    x, y = sorted(names, key=lambda name: -ranks[name])[:2]
+    _means(figure, axes[0, 1], rows, x, y, metric)
+    return svg_text(figure)
+
+
+def _correlation(x: pl.Series, y: pl.Series) -> float:
+    """Of ranks."""
+    pair = np.stack([x.rank().to_numpy(), y.rank().to_numpy()])
+    return float(np.corrcoef(pair)[0, 1]) if np.all(np.ptp(pair, axis=1) > 0) else 0.0
+
+
+def _means(figure: Any, axis: Any, rows: pl.DataFrame, x: str, y: str, metric: str) -> None:
+    """Heat map of the mean in boxes of two parameters, whatever the others are."""
+    edges = []
+    for name, which in ((x, "x"), (y, "y")):
+        values = rows[name].to_numpy()
+        _scale(axis, which, values)
+        n = min(24, rows[name].n_unique() + 1)
+        is_log = getattr(axis, f"get_{which}scale")() == "log"
+        edges.append((np.geomspace if is_log else np.linspace)(values.min(), values.max(), n))
+    columns = [rows[name].to_numpy() for name in (x, y)]
+    total, _, _ = np.histogram2d(*columns, bins=edges, weights=rows[metric].to_numpy())
+    count, _, _ = np.histogram2d(*columns, bins=edges)
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    mesh = axis.pcolormesh(*edges, mean.T, cmap="viridis")
+    mesh.set_rasterized(True)
+    axis.grid(False)
+    axis.set(xlabel=x, ylabel=y)
+    figure.colorbar(mesh, ax=axis, label=f"mean {metric}")
+
+
+def _parallel(axis: Any, rows: pl.DataFrame, names: list[str], metric: str) -> None:
     """One line per row; the colour is the metric."""
-    figure, axes = figure_axes()
-    axis = axes[0, 0]
     rows = rows.sort(metric)[thin(len(rows), 400)]
     columns = [rows[name].to_numpy() for name in (*names, metric)]
     scaled = [(c - c.min()) / max(np.ptp(c), 1e-300) for c in columns]
     for line, shade in zip(np.array(scaled).T, scaled[-1]):
         axis.plot(line, color=plt.get_cmap("viridis")(shade), lw=0.6, alpha=0.7)
-    axis.set_xticks(range(len(columns)), [*names, metric])
+    labels = [name.split(".")[-1].replace("_", "\n") for name in (*names, metric)]
+    axis.set_xticks(range(len(columns)), labels, fontsize=7)
     axis.set_yticks([0, 1], ["smallest", "largest"])
-    return svg_text(figure)
 
 
 def frontier(rows: pl.DataFrame, metric: str, risk: str) -> str:
@@ -253,7 +291,8 @@ def frontier(rows: pl.DataFrame, metric: str, risk: str) -> str:
     table = rows.filter(pl.col("ok")).sort(risk)
     x, y = table[risk].to_numpy(), table[metric].to_numpy()
     best = y >= np.maximum.accumulate(y)
-    axis.plot(x, y, ".", color=BASELINE, ms=4, label="rows")
+    some = thin(len(x), 3000)
+    axis.plot(x[some], y[some], ".", color=BASELINE, ms=4, label="points")
     axis.plot(x[best], y[best], "o-", color=OURS, ms=4, label="not beaten in both")
     axis.set(xlabel=risk, ylabel=metric)
     axis.legend()

@@ -1,5 +1,6 @@
 """The run folder: what was asked, what came out, and what is already finished."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ class RunFolder:
         self.resolved = to_toml(config.resolved()).strip() + "\n"
         self.config_hash = hashlib.sha256(self.resolved.encode()).hexdigest()[:16]
         self.text = config.text
+        self._held: Any = None
 
     def open(self, fresh: bool) -> None:
         """Creates the folder, or continues in one of the same config."""
@@ -42,12 +44,36 @@ class RunFolder:
             raise ConfigError(
                 f"{self.root}: holds a run of another config (differs in {', '.join(keys)}); use another --out"
             )
+        self._lock()
         if fresh and existing.is_file():
-            shutil.rmtree(self.root)
+            for inside in self.root.iterdir():
+                if inside.is_dir():
+                    shutil.rmtree(inside)
+                elif inside.name != ".lock":
+                    inside.unlink()
+        for left in (*self.root.glob("*.partial"), *self.root.glob("*/*.partial*")):
+            left.unlink(missing_ok=True)  # of a process that was killed while it wrote
         (self.root / "parts").mkdir(parents=True, exist_ok=True)
         (self.root / "arrays").mkdir(exist_ok=True)
         self.write_text("config.toml", self.text)
         self.write_text("resolved.toml", self.resolved)
+
+    def _lock(self) -> None:
+        """Keeps a second process out of the folder; the system lets go of it however this one ends."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._held = (self.root / ".lock").open("w")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.root}: another process works in this run folder; wait for it, or use another --out"
+            ) from error
+
+    def close(self) -> None:
+        """Lets other processes in."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def is_empty(self) -> bool:
         """Whether no result has been written yet."""
@@ -96,23 +122,68 @@ class RunFolder:
         return self.root / "parts" / f"part-{number:05d}.parquet"
 
     def is_finished(self, number: int, n_rows: int) -> bool:
-        """Whether the chunk is there and belongs to this config."""
+        """Whether the chunk is there, whole, and belongs to this config; a damaged file is put aside."""
         path = self.part(number)
         if not path.is_file():
             return False
-        metadata = pl.read_parquet_metadata(path)
-        return metadata.get("config") == self.config_hash and metadata.get("rows") == str(n_rows)
+        try:
+            metadata, rows = pl.read_parquet_metadata(path), pl.read_parquet(path)
+            if metadata.get("config") == self.config_hash and metadata.get("digest") == _digest(rows):
+                return len(rows) == n_rows
+        except (pl.exceptions.PolarsError, OSError):
+            pass
+        path.rename(path.with_suffix(".damaged"))
+        return False
+
+    def drop_parts_after(self, n_parts: int) -> None:
+        """Removes what a run with smaller parts left."""
+        for path in (self.root / "parts").glob("part-*.parquet"):
+            if int(path.stem.removeprefix("part-")) >= n_parts:
+                path.unlink()
 
     def write_part(self, number: int, rows: pl.DataFrame) -> None:
         """Atomic: a part with its final name is the checkpoint."""
         path = self.part(number)
-        partial = path.with_suffix(".partial")
-        rows.write_parquet(partial, metadata={"config": self.config_hash, "rows": str(len(rows))})
-        os.replace(partial, path)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            rows.write_parquet(partial, metadata={"config": self.config_hash, "digest": _digest(rows)})
+            os.replace(partial, path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(f"{path}: cannot be written: {error}") from error
 
-    def read_parts(self, n_parts: int) -> pl.DataFrame:
-        """All rows, in order."""
-        return pl.concat([pl.read_parquet(self.part(number)) for number in range(n_parts)]).sort("config_id")
+    def rows(self) -> pl.LazyFrame:
+        """Every row; groups that could not be prepared lack the columns of results."""
+        paths = sorted((self.root / "parts").glob("part-*.parquet"))
+        return pl.concat([pl.scan_parquet(path) for path in paths], how="diagonal")
+
+    def list_failed(self) -> int:
+        """Writes failed.parquet with a reason for every failed row, if there are any; returns how many."""
+        failed = reasons(self.rows().filter(~pl.col("ok")).sort("config_id").collect(engine="streaming"))
+        (self.root / "failed.parquet").unlink(missing_ok=True)
+        if len(failed):
+            failed.write_parquet(self.root / "failed.parquet")
+        return len(failed)
+
+
+def reasons(rows: pl.DataFrame) -> pl.DataFrame:
+    """Failed rows with a column that says why."""
+    numbers = [name for name in rows.columns if rows[name].dtype.is_float()]
+    bad = [pl.when(~pl.col(name).is_finite()).then(pl.lit(name)) for name in numbers]
+    named = pl.concat_str(bad, separator=", ", ignore_nulls=True) if bad else pl.lit("")
+    told = pl.when(named != "").then(pl.lit("not finite: ") + named).otherwise(pl.lit("a solver did not succeed"))
+    given = pl.col("reason") if "reason" in rows.columns else pl.lit(None, pl.String)
+    return rows.with_columns(reason=pl.coalesce(given, told))
+
+
+def _digest(rows: pl.DataFrame) -> str:
+    """sha256 of the content."""
+    digest = hashlib.sha256()
+    for column in rows:
+        digest.update(f"{column.name} {column.dtype}".encode())
+        plain_bytes = column.dtype.is_numeric() and not column.has_nulls()
+        digest.update(column.to_numpy().tobytes() if plain_bytes else json.dumps(column.to_list()).encode())
+    return digest.hexdigest()
 
 
 def git_commit() -> str:
@@ -135,6 +206,17 @@ def installed(package: str) -> str:
         except PackageNotFoundError:
             continue
     return ""
+
+
+def machine() -> dict[str, str]:
+    """What compiled code depends on besides the versions: XLA uses what the processor offers."""
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass  # not Linux
+    return {"system": platform.platform(), "processor": model, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 
 def versions() -> dict[str, str]:

@@ -1,59 +1,63 @@
-"""Which name in a config file means which class."""
+"""Which name in a config file means which class. A module is imported when its first name is asked for: a run needs few of them."""
 
-from mfamm_jax.experiments.allocation import Allocation
-from mfamm_jax.experiments.cointegration import CointegrationExperiment
-from mfamm_jax.experiments.flows import FLOWS
-from mfamm_jax.experiments.fpga_kernel import CURVES, FPGAQuoteKernel
-from mfamm_jax.experiments.hjb_sweep import HJBExperiment
-from mfamm_jax.experiments.hummingbot import Hummingbot
-from mfamm_jax.experiments.imbalance_training import ImbalanceTraining
-from mfamm_jax.experiments.impact_fit import ImpactFit
-from mfamm_jax.experiments.intensity_trees import IntensityTrees
-from mfamm_jax.experiments.losses import LOSSES
-from mfamm_jax.experiments.maxcut import MaxCut
-from mfamm_jax.experiments.optimal_schedule import DECAYS, OptimalSchedule
-from mfamm_jax.experiments.panels import PANELS
-from mfamm_jax.experiments.paper_tables import PaperTables
-from mfamm_jax.experiments.quoting import Quoting
-from mfamm_jax.experiments.replay_run import Replay
-from mfamm_jax.experiments.risk_constrained import RiskConstrained
-from mfamm_jax.experiments.routing import Routing
-from mfamm_jax.experiments.signal_quotes import SignalQuotes
-from mfamm_jax.experiments.sources import SOURCES
-from mfamm_jax.experiments.strategies import STRATEGIES
-from mfamm_jax.experiments.tail_risk import TailRisk
-from mfamm_jax.experiments.transport_execution import TransportExecution
-from mfamm_jax.experiments.venues import VENUES
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
 
-EXPERIMENTS: dict[str, type] = {
-    "quoting": Quoting,
-    "hjb": HJBExperiment,
-    "avellaneda_stoikov_2008": PaperTables,
-    "hummingbot": Hummingbot,
-    "replay": Replay,
-    "intensity_trees": IntensityTrees,
-    "imbalance_training": ImbalanceTraining,
-    "signal_quotes": SignalQuotes,
-    "cointegration": CointegrationExperiment,
-    "transport_execution": TransportExecution,
-    "impact_fit": ImpactFit,
-    "optimal_schedule": OptimalSchedule,
-    "risk_constrained": RiskConstrained,
-    "tail_risk": TailRisk,
-    "allocation": Allocation,
-    "routing": Routing,
-    "maxcut": MaxCut,
-    "fpga_quote_kernel": FPGAQuoteKernel,
-}
+
+class _OnDemand(Mapping[str, Any]):
+    """Name -> what "module.attribute" of this package means."""
+
+    def __init__(self, places: dict[str, str]):
+        self.places = places
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, attribute = self.places[name].partition(".")
+        return getattr(import_module(f"mfamm_jax.experiments.{module}"), attribute)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+EXPERIMENTS: Mapping[str, type] = _OnDemand(
+    {
+        "quoting": "quoting.Quoting",
+        "hjb": "hjb_sweep.HJBExperiment",
+        "avellaneda_stoikov_2008": "paper_tables.PaperTables",
+        "hummingbot": "hummingbot.Hummingbot",
+        "replay": "replay_run.Replay",
+        "intensity_trees": "intensity_trees.IntensityTrees",
+        "imbalance_training": "imbalance_training.ImbalanceTraining",
+        "signal_quotes": "signal_quotes.SignalQuotes",
+        "cointegration": "cointegration.CointegrationExperiment",
+        "transport_execution": "transport_execution.TransportExecution",
+        "impact_fit": "impact_fit.ImpactFit",
+        "optimal_schedule": "optimal_schedule.OptimalSchedule",
+        "risk_constrained": "risk_constrained.RiskConstrained",
+        "tail_risk": "tail_risk.TailRisk",
+        "allocation": "allocation.Allocation",
+        "routing": "routing.Routing",
+        "maxcut": "maxcut.MaxCut",
+        "fpga_quote_kernel": "fpga_kernel.FPGAQuoteKernel",
+    }
+)
 
 # Tables whose `kind` picks the class; the first is the default.
-KINDS: dict[str, dict[str, type]] = {
-    "market": SOURCES,
-    "panel": PANELS,
-    "flow": FLOWS,
-    "decay": DECAYS,
-    "losses": LOSSES,
-    "strategies": STRATEGIES,
-    "venues": VENUES,
-    "curve": CURVES,
-}
+KINDS: Mapping[str, dict[str, type]] = _OnDemand(
+    {
+        "market": "sources.SOURCES",
+        "panel": "panels.PANELS",
+        "flow": "flows.FLOWS",
+        "decay": "optimal_schedule.DECAYS",
+        "losses": "losses.LOSSES",
+        "strategies": "strategies.STRATEGIES",
+        "venues": "venues.VENUES",
+        "curve": "fpga_kernel.CURVES",
+    }
+)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tomllib
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -44,14 +45,16 @@ pre{background:#f4f5f8;padding:.8rem;overflow:auto}.warn{background:#fff4d6;padd
 <p class="meta">{{ manifest.status }} &middot; {{ manifest.started }} &middot; {{ manifest.wall_seconds }} s &middot; seed {{ manifest.seed }}
 &middot; {{ manifest.precision }} &middot; {{ manifest.device }}{% if manifest.git_commit %} &middot; commit {{ manifest.git_commit }}{% endif %}<br>
 {% for name, v in manifest.versions.items() %}{{ name }} {{ v }}{{ ", " if not loop.last }}{% endfor %}</p>
-<p>Reproduce: <code>mfamm run resolved.toml</code> in this folder.</p>
+<p>Reproduce: <code>mfamm reproduce FOLDER</code>, or <code>mfamm run resolved.toml</code> from this file of the folder.</p>
 {% for warning in manifest.warnings %}<p class="warn">Unusual: {{ warning | e }}</p>{% endfor %}
 {% for section in sections %}<h2>{{ section.title }}</h2>{{ section.body }}{% endfor %}
 <h2>Config with every default</h2><pre>{{ resolved | e }}</pre></body></html>"""
 )
 
 
+MOST_ROWS = 50_000  # of a sweep in its figures
 MOST_PARTS = 6  # figures, when the sweep has axes of words
+FRONTIERS = (("expected_pnl", "pnl_std"), ("mean_pnl", "cvar"))  # columns of a sweep that make a Pareto front
 COARSE = 0.5  # expected fills per step
 
 
@@ -67,13 +70,23 @@ class Run:
         self.resolved = (root / "resolved.toml").read_text()
         with np.load(root / "arrays" / "base.npz") as file:
             self.arrays = dict(file)
+        given = tomllib.loads(self.resolved).get("sweep", {})
+        self.axes = [path for path in given if path not in ("method", "n_points", "n_seeds")]
         parts = sorted((root / "parts").glob("part-*.parquet"))
-        self.rows = pl.concat([pl.read_parquet(part) for part in parts]).sort("config_id") if parts else pl.DataFrame()
+        self.all_rows = (
+            pl.concat([pl.scan_parquet(part) for part in parts], how="diagonal") if parts else pl.LazyFrame()
+        )
+        self.rows = self._shown() if parts else pl.DataFrame()
 
-    @property
-    def axes(self) -> list[str]:
-        """Swept paths."""
-        return [name for name in self.rows.columns if "." in name or name in ("max_inventory", "n_steps", "scheme")]
+    def _shown(self) -> pl.DataFrame:
+        """Rows for the figures: of millions every so many, and means over seeds."""
+        n_rows = self.metrics["sweep"]["rows"]
+        rows = self.all_rows.filter(pl.col("config_id") % -(-n_rows // MOST_ROWS) == 0).sort("config_id").collect()
+        if "seed" not in rows.columns:
+            return rows
+        numbers = [name for name in rows.columns if name not in (*self.axes, "ok", "reason", "seed")]
+        summary = [pl.col("ok").all(), *[pl.col(name).mean() for name in numbers if name != "config_id"]]
+        return rows.group_by(self.axes, maintain_order=True).agg(pl.col("config_id").first(), *summary)
 
 
 def write_report(root: Path) -> Path:
@@ -133,7 +146,23 @@ def _summary(run: Run) -> str:
         text += _table([name.replace("_", " ") for name in names], [[facts[name] for name in names]])
         if "fit" in run.metrics:
             text += _note("Fitted on the first half of the session, replayed on the second.")
-    return text + _table(["metric", "value"], simple)
+    return text + _table(["metric", "value"], simple) + _times(run)
+
+
+def _times(run: Run) -> str:
+    """Where the time went."""
+    names = ("total", "trace", "compile", "run")
+    rows = [
+        [name, *[times.get(part, "") for part in names], _cached(times)]
+        for name, times in run.manifest["stages"].items()
+    ]
+    for number, times in enumerate(run.manifest.get("sweep", {}).get("compile_groups", [])[:MOST_PARTS]):
+        rows.append([f"sweep, group {number}", "", *[times.get(part, "") for part in names[1:]], _cached(times)])
+    return _table(["seconds", *names, "compiled program"], rows)
+
+
+def _cached(times: dict[str, Any]) -> str:
+    return {True: "from the cache", False: "new", None: ""}[times.get("cached")]
 
 
 def _tables(run: Run) -> str:
@@ -363,27 +392,44 @@ def _fit(run: Run) -> str:
 def _sweep(run: Run) -> str:
     if run.rows.is_empty():
         return ""
-    found = [name for name in run.rows.columns if name not in (*run.axes, "config_id", "ok")]
+    found = [name for name in run.rows.columns if name not in (*run.axes, "config_id", "ok", "reason")]
     preferred = ("expected_pnl", "replay_pnl", "value", "spread", "pnl", "fills", "without_pnl", "imbalance_vpin_gain")
     shown = [name for name in preferred if name in found][:2] or found[:2]
     numeric = [name for name in run.axes if run.rows[name].dtype.is_numeric()]
     if len(numeric) > 2:  # a heat map for each value of the shortest axis
         shortest = min(numeric, key=lambda name: run.rows[name].n_unique())
         numeric = [name for name in numeric if name != shortest or run.rows[name].n_unique() > MOST_PARTS]
-    failed = int((~run.rows["ok"]).sum())
-    text = _note(f"{len(run.rows):,} rows, {failed} failed. Data: parts/.")
+    total = run.metrics["sweep"]
+    text = _note(f"{total['rows']:,} rows, {total['failed']} failed. Data: parts/.")
+    if total["failed"]:
+        failed = pl.read_parquet(run.root / "failed.parquet")
+        counts = failed["reason"].value_counts(sort=True).head(5).rows()
+        text += (
+            '<p class="warn">Failed rows, all in failed.parquet: '
+            + "; ".join(f"{n:,} x {escape(r)}" for r, n in counts)
+            + "</p>"
+        )
+    rows = run.rows.filter(pl.col("ok"))
+    if not shown or rows.is_empty():
+        return text
+    if len(run.rows) < total["rows"]:
+        mean = ", means over seeds" if "seed" in run.all_rows.collect_schema() else ""
+        text += _note(f"Figures show {len(run.rows):,} points{mean}.")
     words = [name for name in run.axes if name not in numeric]
-    parts = run.rows.partition_by(words, maintain_order=True)[:MOST_PARTS] if words else [run.rows]
+    parts = rows.partition_by(words, maintain_order=True)[:MOST_PARTS] if words else [rows]
     for i, part in enumerate(parts):
         if numeric and len(part) > 1:
             caption = ", ".join(f"{name} = {part[name][0]}" for name in words)
             text += _figure(run, f"sweep-{i}" if words else "sweep", figures.sweep(part, numeric, shown), caption)
-    if "pnl_std" in run.rows.columns:
-        caption = "Exact mean and standard deviation of the episode P&amp;L."
-        text += _figure(run, "frontier", figures.frontier(run.rows, "expected_pnl", "pnl_std"), caption)
-    best = run.rows.sort(shown[0], descending=True).head(5)
-    columns = [*run.axes, *[name for name in best.columns if name not in (*run.axes, "config_id", "ok")]]
-    return text + _table(columns, [list(row) for row in best.select(columns).iter_rows()])
+    for mean, risk in FRONTIERS:
+        if {mean, risk} <= set(rows.columns):
+            caption = f"Every point by {risk} and {mean}; joined: those that no other beats in both."
+            text += _figure(run, f"frontier-{risk}", figures.frontier(rows, mean, risk), caption)
+    best = run.all_rows.filter(pl.col("ok")).top_k(5, by=shown[0]).collect().sort(shown[0], descending=True)
+    columns = [*run.axes, *[name for name in best.columns if name not in (*run.axes, "config_id", "ok", "reason")]]
+    return (
+        text + _note(f"Largest {shown[0]}:") + _table(columns, [list(row) for row in best.select(columns).iter_rows()])
+    )
 
 
 def _sensitivities(run: Run) -> str:

@@ -1,24 +1,28 @@
-"""Config -> run folder: stages of the base run, then the sweep in resumable chunks."""
+"""Config -> run folder: stages of the base run, then the sweep in resumable parts."""
 
 import dataclasses
+import json
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import polars as pl
 
+from mfamm_jax.experiments.compiled import compile_cache, compiled
 from mfamm_jax.experiments.config import Config, construct
+from mfamm_jax.experiments.experiment import AbstractExperiment
 from mfamm_jax.experiments.plain import flatten, plain
-from mfamm_jax.experiments.record import RunFolder, git_commit, versions
-from mfamm_jax.experiments.sweep import stack, static_paths, sweep_rows, with_values
+from mfamm_jax.experiments.record import RunFolder, git_commit, machine, versions
+from mfamm_jax.experiments.sweep import Layout, Part, Ready, compute_parts, lay_out, stack, with_values
 
 DONE, FAILED, PARTIAL, INTERRUPTED = 0, 1, 4, 130
+# Relative and absolute differences that another machine or version may make.
+TOLERANCES = {"float32": (1e-3, 1e-4), "float64": (1e-6, 1e-8)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,34 @@ class Outcome:
     folder: Path
 
 
+@runtime_checkable
+class Workers(Protocol):
+    """Who computes the parts of a sweep."""
+
+    def tables(
+        self, config: Config, layout: Layout, todo: Sequence[Part], ready: Ready, note: Callable[[dict], None]
+    ) -> Iterator[tuple[Part, pl.DataFrame]]:
+        """This process' share of the parts, in any order."""
+        ...
+
+    def finish(self) -> None:
+        """Returns when the other processes have written theirs."""
+        ...
+
+
+class Local:
+    """This process alone, on all its devices."""
+
+    def tables(
+        self, config: Config, layout: Layout, todo: Sequence[Part], ready: Ready, note: Callable[[dict], None]
+    ) -> Iterator[tuple[Part, pl.DataFrame]]:
+        """All of them."""
+        yield from compute_parts(layout, todo, jax.random.key(config.settings.seed), ready, note)
+
+    def finish(self) -> None:
+        """Nobody else."""
+
+
 def set_precision(config: Config) -> None:
     """The one place that sets JAX's switch; must run before any array exists."""
     jax.config.update("jax_enable_x64", config.settings.precision == "float64")
@@ -38,15 +70,22 @@ def set_precision(config: Config) -> None:
 def enable_compile_cache() -> None:
     """Keeps compiled programs between runs, unless the user's environment says where (or that it should not)."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(cache / "mfamm_jax"))
+        jax.config.update("jax_compilation_cache_dir", str(compile_cache()))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progress: Any = None) -> Outcome:
-    """Runs the experiment and its sweep. Finished chunks are kept and skipped."""
-    experiment = construct(config)
+def run(
+    config: Config,
+    folder: RunFolder,
+    *,
+    say: Callable[[str], None],
+    progress: Any = None,
+    engine: Workers | None = None,
+    import_seconds: float | None = None,
+) -> Outcome:
+    """Runs the experiment and its sweep in an opened folder. What a run of the same config has finished is kept."""
+    engine = engine or Local()
     started = time.time()
     manifest: dict[str, Any] = {
         "name": config.settings.name,
@@ -57,129 +96,138 @@ def run(config: Config, folder: RunFolder, *, say: Callable[[str], None], progre
         "precision": config.settings.precision,
         "config_hash": folder.config_hash,
         "versions": versions(),
+        "machine": machine(),
         "device": str(jax.devices()[0]),
+        "devices": {"kind": jax.devices()[0].device_kind, "local": jax.local_device_count(), "all": jax.device_count()},
+        "engine": type(engine).__name__.lower(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started)),
         "warnings": list(config.warnings),
     }
     folder.write_json("manifest.json", manifest)
     say = folder.logged(say)
-    key = jax.random.key(config.settings.seed)
     metrics: dict[str, Any] = {}
     try:
-        prepared, results, stages = _base(config, experiment, folder, key, say, progress)
-        plan = stages.pop("plan")
-        metrics = plain(experiment.metrics(plan, prepared, results, key))
-        manifest |= {"stages": stages} | plain(experiment.provenance(prepared))
-        folder.write_arrays("base", flatten(experiment.kept(prepared, results)))
-        logs = experiment.logs(prepared, results)
-        manifest |= {"logs": {name: folder.write_log(name, table) for name, table in logs.items()}} if logs else {}
+        experiment = construct(config)
+        manifest["tolerances"] = {"*": TOLERANCES[config.settings.precision]} | experiment.tolerances()
+        prepared, base = _base(config, experiment, folder, say, progress)
+        metrics = base["metrics"]
+        stages = ({} if import_seconds is None else {"import": {"total": round(import_seconds, 2)}}) | base["stages"]
+        manifest |= {"stages": stages} | base["provenance"]
         code = DONE if metrics.get("ok", True) else FAILED
-        if config.sweep:
+        if config.sweep.n_rows:
             begin = time.perf_counter()
-            rows, n_failed = run_sweep(config, folder, key, say, progress, (experiment, prepared))
-            metrics["sweep"] = {"rows": len(rows), "failed": n_failed}
-            stages["sweep"] = round(time.perf_counter() - begin, 2)
-            code = PARTIAL if n_failed and code == DONE else code
+            sweep = run_sweep(config, folder, say, progress, (experiment, prepared), engine)
+            metrics["sweep"] = {name: sweep.pop(name) for name in ("rows", "failed")}
+            stages["sweep"] = {"total": round(time.perf_counter() - begin, 2)}
+            manifest["sweep"] = sweep
+            code = PARTIAL if metrics["sweep"]["failed"] and code == DONE else code
+        folder.write_json("metrics.json", metrics)
+        manifest |= {"status": {DONE: "done", FAILED: "failed", PARTIAL: "partial"}[code]}
+        manifest["wall_seconds"] = round(time.time() - started, 2)
+        folder.write_json("manifest.json", manifest)
+        from mfamm_jax.experiments.report import write_report  # matplotlib: a second that errors need not wait for
+
+        write_report(folder.root)
     except KeyboardInterrupt:
         manifest["status"] = "interrupted"
         folder.write_json("manifest.json", manifest)
         return Outcome(INTERRUPTED, metrics, folder.root)
-    folder.write_json("metrics.json", metrics)
-    manifest |= {"status": {DONE: "done", FAILED: "failed", PARTIAL: "partial"}[code]}
-    manifest["wall_seconds"] = round(time.time() - started, 2)
-    folder.write_json("manifest.json", manifest)
-    from mfamm_jax.experiments.report import write_report  # matplotlib: a second that errors need not wait for
-
-    write_report(folder.root)
+    finally:
+        folder.close()
     return Outcome(code, metrics, folder.root)
 
 
 def _base(
-    config: Config, experiment: Any, folder: RunFolder, key: jax.Array, say: Callable[[str], None], progress: Any
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Prepares and runs the stages of the config's own parameters; also returns the plan and seconds per stage."""
+    config: Config, experiment: AbstractExperiment, folder: RunFolder, say: Callable[[str], None], progress: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Prepares and runs the stages of the config's own parameters, unless an earlier run of the same config has done so.
+
+    Returns:
+        Prepared data; metrics, seconds per stage and what the manifest says about the data.
+    """
     begin = time.perf_counter()
     prepared = experiment.prepare(folder.root, config.settings.seed, say, progress)
-    stages: dict[str, Any] = {"prepare": round(time.perf_counter() - begin, 2)}
-    say(f"prepare   {stages['prepare']:6.1f} s")
-    plan, reason = experiment.plan(stack(experiment, [{}], []), prepared)
+    stages: dict[str, Any] = {"prepare": {"total": round(time.perf_counter() - begin, 2)}}
+    say(f"prepare   {stages['prepare']['total']:6.1f} s")
+    known = folder.root / "base.json"
+    if known.is_file() and (folder.root / "arrays" / "base.npz").is_file():
+        say("base      finished earlier")
+        return prepared, json.loads(known.read_text())
+    key = jax.random.key(config.settings.seed)
+    plan, reason = experiment.plan(stack(experiment, {}, 1), prepared)
     say(f"scheme    {reason}")
     results: dict[str, Any] = {}
     for number, (name, stage) in enumerate(experiment.stages(plan)):
         begin = time.perf_counter()
-        new = jax.jit(stage)(experiment, prepared, results, jax.random.fold_in(key, number))
-        results |= jax.block_until_ready(new)
-        stages[name] = round(time.perf_counter() - begin, 2)
-        say(f"{name:9} {stages[name]:6.1f} s with compilation")
-    return prepared, results, stages | {"plan": plan}
+        arguments = experiment, prepared, results, jax.random.fold_in(key, number)
+        program, times = compiled(stage, *arguments)
+        running = time.perf_counter()
+        results |= jax.block_until_ready(program(*arguments))
+        now = time.perf_counter()
+        stages[name] = {"total": round(now - begin, 2)} | times | {"run": round(now - running, 3)}
+        compiling = (
+            "from the cache" if times["cached"] else f"of which {times['trace'] + times['compile']:.1f} s compiling"
+        )
+        say(f"{name:9} {stages[name]['total']:6.1f} s, {compiling}")
+    begin = time.perf_counter()
+    metrics = plain(experiment.metrics(plan, prepared, results, key))
+    folder.write_arrays("base", flatten(experiment.kept(prepared, results)))
+    logs = {name: folder.write_log(name, table) for name, table in experiment.logs(prepared, results).items()}
+    stages["metrics"] = {"total": round(time.perf_counter() - begin, 2)}
+    provenance = plain(experiment.provenance(prepared)) | ({"logs": logs} if logs else {})
+    base = {"metrics": metrics, "stages": stages, "provenance": provenance}
+    folder.write_json("base.json", base)
+    return prepared, base
 
 
 def run_sweep(
-    config: Config, folder: RunFolder, key: jax.Array, say: Callable[[str], None], progress: Any, base: tuple[Any, Any]
-) -> tuple[pl.DataFrame, int]:
-    """All rows in chunks of one compiled shape per group; returns them and how many failed."""
-    rows = sweep_rows(config)
-    outer = static_paths(config, base[0])
-    inner = [path for path in config.sweep if path not in outer]
-    groups: dict[tuple, list[int]] = {}
-    for number, row in enumerate(rows):
-        groups.setdefault(tuple(row[path] for path in outer), []).append(number)
-    say(f"sweep: {len(rows):,} rows, {len(groups)} compile group{'s' if len(groups) > 1 else ''}")
-    part, size = 0, config.settings.chunk_size
-    task = progress.add_task("sweep", total=len(rows)) if progress else None
-    for values, members in groups.items():
-        chunks = [members[start : start + size] for start in range(0, len(members), size)]
-        numbers = range(part, part + len(chunks))
-        part += len(chunks)
-        compute = None
-        for number, chunk in zip(numbers, chunks):
-            if not folder.is_finished(number, len(chunk)):
-                if compute is None:  # a group whose chunks are all finished is not even prepared
-                    ready = base if not outer else _prepared_for(config, folder, dict(zip(outer, values)))
-                    compute = _group(ready, [rows[i] for i in members], inner, key, config.settings.chunk_size)
-                folder.write_part(number, compute([rows[i] for i in chunk], chunk))
-            if progress:
-                progress.advance(task, len(chunk))
-    table = folder.read_parts(part)
-    failed = table.filter(~pl.col("ok"))
-    if len(failed):
-        failed.write_parquet(folder.root / "failed.parquet")
-    return table, len(failed)
+    config: Config,
+    folder: RunFolder,
+    say: Callable[[str], None],
+    progress: Any,
+    base: tuple[AbstractExperiment, Any],
+    engine: Workers,
+) -> dict[str, Any]:
+    """Computes the parts that are not there yet; returns how many rows there are, how many failed, and what compiling cost."""
+    layout = lay_out(config, base[0])
+    folder.drop_parts_after(len(layout.parts))
+    todo = [part for part in layout.parts if not folder.is_finished(part.number, len(part.ids))]
+    n_groups, n_rows = len(layout.groups), layout.sweep.n_rows
+    say(
+        f"sweep     {n_rows:,} rows, {n_groups} compile group{'s' if n_groups > 1 else ''}, {len(layout.parts)} parts"
+        + (f", {len(layout.parts) - len(todo)} finished earlier" if len(todo) < len(layout.parts) else "")
+    )
+    groups: list[dict[str, Any]] = []
+    task = progress.add_task("sweep", total=n_rows) if progress else None
+    if progress:
+        progress.advance(task, n_rows - sum(len(part.ids) for part in todo))
+    ready = ready_for(config, base, folder.root / "groups")
+    for part, table in engine.tables(config, layout, todo, ready, groups.append):
+        folder.write_part(part.number, table)
+        if progress:
+            progress.advance(task, len(part.ids))
+    engine.finish()
+    sizes = {"batch_rows": layout.batch_rows, "chunk_size": layout.chunk_size}
+    return {"rows": n_rows, "failed": folder.list_failed(), "compile_groups": groups} | sizes
 
 
-def _prepared_for(config: Config, folder: RunFolder, values: dict[str, Any]) -> tuple[Any, Any]:
+def ready_for(config: Config, base: tuple[AbstractExperiment, Any], folder: Path | None) -> Ready:
     """Experiment and prepared data of a group whose static settings differ from the base run's.
 
-    Generated data go to a folder of their own, so that the base run's stay what its report describes.
+    Generated data go to a folder of their own, so that the base run's stay what its report describes; without a folder, to a temporary one.
     """
-    experiment = with_values(config, values)
-    name = "-".join(str(value) for value in values.values())
-    root = folder.root / "groups" / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    return experiment, experiment.prepare(root, config.settings.seed, lambda _: None)
+
+    def ready(values: dict[str, Any]) -> tuple[AbstractExperiment, Any]:
+        if not values:
+            return base
+        experiment = with_values(config, values)
+        name = "-".join(str(value) for value in values.values())
+        root = (folder or temporary()) / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        return experiment, experiment.prepare(root, config.settings.seed, lambda _: None)
+
+    return ready
 
 
-def _group(
-    ready: tuple[Any, Any], rows: list[dict], inner: list[str], key: jax.Array, chunk_size: int
-) -> Callable[[list[dict], list[int]], pl.DataFrame]:
-    """Function from rows to their table, compiled once for the group."""
-    experiment, prepared = ready
-    plan, _ = experiment.plan(stack(experiment, rows, inner), prepared)
-    size = min(chunk_size, len(rows))
-
-    @jax.jit
-    def evaluate(batch: Any, ids: jax.Array, prepared: Any) -> dict[str, jax.Array]:
-        def one(experiment, config_id):
-            return experiment.row(plan, prepared, jax.random.fold_in(key, config_id))
-
-        return jax.vmap(one)(batch, ids)
-
-    def compute(chunk: list[dict], ids: list[int]) -> pl.DataFrame:
-        # The last chunk is filled up with its last row, so that every chunk has the compiled shape.
-        padded = chunk + [chunk[-1]] * (size - len(chunk))
-        padded_ids = jnp.asarray(ids + [ids[-1]] * (size - len(ids)))
-        found = evaluate(stack(experiment, padded, inner), padded_ids, prepared)
-        out: dict[str, Any] = {name: np.asarray(x)[: len(chunk)] for name, x in found.items()}
-        out["ok"] = np.all([np.isfinite(x) for x in out.values()], axis=0) & out["ok"]
-        return pl.DataFrame({"config_id": ids} | {path: [row[path] for row in chunk] for path in chunk[0]} | out)
-
-    return compute
+def temporary() -> Path:
+    """For data that a helping process generates for itself."""
+    return Path(tempfile.mkdtemp(prefix="mfamm-"))

@@ -5,7 +5,6 @@ import pytest
 
 from mfamm_jax.experiments.config import ConfigError, construct, describe_settings, load_config, shipped_configs
 from mfamm_jax.experiments.registry import EXPERIMENTS
-from mfamm_jax.experiments.sweep import sweep_rows
 
 ROOT = Path(__file__).parents[2]
 NEEDS = {"lobster": ["market.path=somewhere"]}
@@ -16,13 +15,13 @@ def test_every_shipped_config_is_valid_and_constructs():
     for name in shipped_configs():
         config = load_config(name, NEEDS.get(name))
         construct(config)
-        assert len(sweep_rows(config)) >= 1
+        assert config.sweep.n_rows >= 1
         assert config.warnings == ()
 
 
 def test_the_sizes_promised_in_the_readme():
-    assert len(sweep_rows(load_config("quickstart"))) == 16 * 16
-    assert len(sweep_rows(load_config("hjb_sweep"))) == 4096
+    assert load_config("quickstart").sweep.n_rows == 16 * 16
+    assert load_config("hjb_sweep").sweep.n_rows == 4096
 
 
 def test_shipped_configs_travel_in_the_wheel():

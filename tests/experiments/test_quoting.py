@@ -149,7 +149,7 @@ def test_replayed_quotes_react_to_the_state_at_each_decision(sessions):
     bid, ask = calibrate_sides(intensity_rows(sessions[0], observed), experiment.intensity)
     reference = Covariates(0.05, 0.3, 0.0, jnp.zeros(6))
     prepared = Prepared(bid, ask, reference, tape, decisions, tape, decisions, jnp.asarray(0.01), HostReport())
-    plan, _ = experiment.plan(stack(experiment, [{}], []), prepared)
+    plan, _ = experiment.plan(stack(experiment, {}, 1), prepared)
     policy, ok = build_policy(experiment, plan, prepared)
     assert ok
 
