@@ -65,6 +65,7 @@ class RunFolder:
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self.close()
             raise ConfigError(
                 f"{self.root}: another process works in this run folder; wait for it, or use another --out"
             ) from error
@@ -128,7 +129,8 @@ class RunFolder:
             return False
         try:
             metadata, rows = pl.read_parquet_metadata(path), pl.read_parquet(path)
-            if metadata.get("config") == self.config_hash and metadata.get("digest") == _digest(rows):
+            mine = metadata.get("config") == self.config_hash and metadata.get("part") == str(number)
+            if mine and metadata.get("digest") == _digest(rows):
                 return len(rows) == n_rows
         except (pl.exceptions.PolarsError, OSError):
             pass
@@ -146,7 +148,8 @@ class RunFolder:
         path = self.part(number)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            rows.write_parquet(partial, metadata={"config": self.config_hash, "digest": _digest(rows)})
+            facts = {"config": self.config_hash, "part": str(number), "digest": _digest(rows)}
+            rows.write_parquet(partial, metadata=facts)
             os.replace(partial, path)
         except (pl.exceptions.PolarsError, OSError) as error:
             partial.unlink(missing_ok=True)

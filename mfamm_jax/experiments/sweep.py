@@ -22,7 +22,7 @@ from mfamm_jax.experiments.experiment import AbstractExperiment
 from mfamm_jax.experiments.rows import Sweep
 
 # Without `batch_rows`: at most so many, and at most so much memory by the experiment's own estimate.
-MOST_BATCH = {"cpu": (256, 2**29)}
+MOST_BATCH = {"cpu": (256, 2**30)}
 MOST_BATCH_ELSEWHERE = (65536, 2**32)
 # Without `chunk_size`: about so many parts, so that progress and resume are fine-grained, of at most so many rows.
 N_PARTS, MOST_PART_ROWS = 64, 65536
