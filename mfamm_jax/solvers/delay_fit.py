@@ -75,7 +75,7 @@ def fit_hammerstein(
     guess = seen(network((*flat, log_rates)).response(scaled), noise)
     slope = jnp.maximum(jnp.sum(guess * target) / jnp.sum(guess**2), 1e-3)
     start = flat[0] + jnp.log(slope), flat[1], log_rates
-    trained, gradient, count = minimise(loss, start, max_iterations, SETTLED[rates.dtype.name])
+    trained, gradient, count, _ = minimise(loss, start, max_iterations, SETTLED[rates.dtype.name])
     log_slopes, log_amplitudes, log_rates = trained
     found = HammersteinNetwork(knots * rate_unit, log_slopes + jnp.log(unit / rate_unit), log_amplitudes, log_rates)
     explained = 1 - loss(trained) / jnp.var(target)

@@ -1,7 +1,7 @@
 """Minimisation of smooth functions of any pytree by optax's L-BFGS, as one compiled loop."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +11,34 @@ from jaxtyping import Array, Bool, Float, Int
 Loss = Callable[[Any], Float[Array, ""]]
 
 
-def minimise(
-    loss: Loss, start: Any, max_iterations: int, gradient_limit: float
-) -> tuple[Any, Float[Array, ""], Int[Array, ""]]:
-    """Steps until the gradient's norm is within the limit. `vmap` over starts.
+class Descent(NamedTuple):
+    """Where a search ended.
 
-    Returns:
-        Where it ended, norm of the gradient at the last step's beginning, steps.
+    Args:
+        x: Where.
+        gradient_norm: At the last step's beginning.
+        n_steps: Steps.
+        n_evaluations: Of the loss with its gradient, those of the line searches included.
     """
+
+    x: Any
+    gradient_norm: Float[Array, ""]
+    n_steps: Int[Array, ""]
+    n_evaluations: Int[Array, ""]
+
+
+def minimise(loss: Loss, start: Any, max_iterations: int, gradient_limit: float) -> Descent:
+    """Steps until the gradient's norm is within the limit. `vmap` over starts."""
     advance, first = _stepper(loss, start)
 
     def step(state: tuple) -> tuple:
         x, memory, norm = advance(*state[:2])
-        return x, memory, norm, state[3] + 1
+        searched = optax.tree.get(memory, "num_linesearch_steps")
+        return x, memory, norm, state[3] + 1, state[4] + jnp.asarray(searched, jnp.int32)
 
-    begin = (*first, jnp.asarray(jnp.inf, _dtype(start)), jnp.zeros((), jnp.int32))
-    x, _, norm, count = jax.lax.while_loop(lambda s: (s[2] > gradient_limit) & (s[3] < max_iterations), step, begin)
-    return x, norm, count
+    begin = (*first, jnp.asarray(jnp.inf, _dtype(start)), jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32))
+    x, _, *ended = jax.lax.while_loop(lambda s: (s[2] > gradient_limit) & (s[3] < max_iterations), step, begin)
+    return Descent(x, *ended)
 
 
 def minimise_until_worse(

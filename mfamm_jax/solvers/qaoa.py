@@ -171,7 +171,7 @@ def minimise_scaled(
         return energy(unit, scaled)
 
     def one(start: Angles) -> tuple[Angles, Array, Array, Array]:
-        found, norm, count = minimise(loss, start, max_iterations, limit)
+        found, norm, count, _ = minimise(loss, start, max_iterations, limit)
         return found, loss(found), norm, count
 
     scaled = Angles(starts.cost_angles * spread, starts.mixer_angles)

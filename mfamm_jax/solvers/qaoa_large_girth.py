@@ -79,7 +79,7 @@ def fixed_angles(degree: int, n_layers: int, start: Angles | None = None) -> Sol
     limit = {8: 1e-9, 4: 1e-4}[now.cost_angles.dtype.itemsize]
     norm = jnp.zeros((), now.cost_angles.dtype)
     for p in range(now.cost_angles.shape[-1] + 1, n_layers + 1):
-        now, norm, _ = jax.jit(lambda start: minimise(lambda x: large_girth_energy(degree, x), start, 300, limit))(
+        now, norm, *_ = jax.jit(lambda start: minimise(lambda x: large_girth_energy(degree, x), start, 300, limit))(
             interpolate_angles(now, p)
         )
     good = when(norm <= limit, RESULTS.successful, RESULTS.not_converged)

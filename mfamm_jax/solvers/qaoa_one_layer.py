@@ -116,7 +116,7 @@ def one_layer_angles(model: Ising, neighbours: Neighbours, n_starts: int = 8) ->
     lowest = jnp.argsort(jnp.min(table, axis=1))[:n_starts]
     starts = Angles((costs[lowest] * size)[:, None], mixers[jnp.argmin(table[lowest], axis=1)][:, None])
     limit = {8: 1e-9, 4: 1e-4}[model.fields.dtype.itemsize]
-    found, norms, _ = jax.lax.map(lambda start: minimise(energy, start, 100, limit), starts)
+    found, norms, *_ = jax.lax.map(lambda start: minimise(energy, start, 100, limit), starts)
     energies = scale * jax.lax.map(energy, found)
     best = jnp.argmin(energies)
     answer = Angles(found.cost_angles[best] / size, found.mixer_angles[best])

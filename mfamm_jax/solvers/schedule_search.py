@@ -97,7 +97,7 @@ def search_schedule(
     starts = jax.random.normal(key, (n_starts, n_numbers), dtype=given[0].dtype).at[0].set(0)
     if may_reverse:
         starts = starts.at[:, -1].add(-4.0)  # little selling to begin with
-    numbers, slope, counts = jax.vmap(lambda x: minimise(cost, x, max_iterations, SETTLED[x.dtype.name]))(starts)
+    numbers, slope, counts, _ = jax.vmap(lambda x: minimise(cost, x, max_iterations, SETTLED[x.dtype.name]))(starts)
     found = jax.vmap(lambda x: rates(x, shares, horizon))(numbers)
     costs = jax.vmap(lambda v: trading_cost(v, horizon / n_steps, kernel, impact, half_spread))(found)
     best = jnp.argmin(jnp.where(jnp.isfinite(costs), costs, jnp.inf))
