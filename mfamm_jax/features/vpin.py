@@ -180,4 +180,5 @@ def _ratio(numerator: Float[Array, " n"], denominator: Float[Array, " n"]) -> Fl
 
 
 def _trailing_sum(x: Float[Array, " n"], n_window: int) -> Float[Array, " n"]:
-    return jax.lax.reduce_window(x, jnp.zeros((), x.dtype), jax.lax.add, (n_window,), (1,), [(n_window - 1, 0)])
+    # A zero that jax knows: under jit `jnp.zeros` is traced, and a window of unknown start has no derivative.
+    return jax.lax.reduce_window(x, x.dtype.type(0), jax.lax.add, (n_window,), (1,), [(n_window - 1, 0)])
