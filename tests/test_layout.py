@@ -36,6 +36,7 @@ HOST = {
         "config",
         "figures",
         "hummingbot_file",
+        "observed_quotes",
         "launch",
         "record",
         "report",
@@ -45,13 +46,14 @@ HOST = {
         "sweep",
         "verify",
     ),
-    *("verify_replay", "replay_figures", "fpga_project"),
+    *("verify_replay", "calibration_figures", "replay_figures", "fpga_project"),
     "__main__",
 }
 # `prepare` receives a folder; these only pass it on.
 NAMES_PATHS = {
     "flows",
     "fpga_kernel",
+    "gate_search",
     "imbalance_train",
     "imbalance_training",
     "intensity_trees",

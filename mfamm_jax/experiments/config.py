@@ -236,6 +236,8 @@ def _checked(field: dataclasses.Field, value: Any, place: _Place, path: str, war
     meaning = field.metadata.get("meaning")
     if isinstance(value, list | tuple):
         value = _frozen(value)
+    elif _is_number(value) and float in (field.type, *get_args(field.type)):
+        value = float(value)  # 120 means 120.0, as everywhere
     if meaning is not None and (_is_number(value) or (isinstance(value, tuple) and all(map(_is_number, value)))):
         problem = meaning.complaint(value)
         if problem:
@@ -300,7 +302,9 @@ def describe_settings(cls: type, prefix: str = "") -> list[tuple[str, str, str, 
             rows += describe_settings(field.type, path + ".")
         elif meaning is not None:
             given = field.default
-            shown = _toml_value(given) if isinstance(given, tuple) else str(given)  # as it is written in a file
+            shown = (
+                _toml_value(given) if isinstance(given, tuple) or given == "" else str(given)
+            )  # as it is written in a file
             default = "required" if given is dataclasses.MISSING else shown
             usual = f" (usual {meaning.usual[0]:g} to {meaning.usual[1]:g})" if meaning.usual else ""
             rows.append((path, default, meaning.unit, meaning.source, meaning.help + usual))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +126,71 @@ def replay_part(
     return tape, Covariates(*(jnp.asarray(x, jnp.result_type(float)) for x in known)), row
 
 
+class PreparedSession(NamedTuple):
+    """What the run needs, and what it was made from.
+
+    Args:
+        prepared: Arrays.
+        observed: Covariates of the session.
+        training_row, test_row: Events that the decisions of each part know of.
+    """
+
+    prepared: Prepared
+    observed: Observed
+    training_row: np.ndarray
+    test_row: np.ndarray
+
+
+def prepare_session(experiment: Any, folder: Path, seed: int, say: Callable[[str], None]) -> PreparedSession:
+    """Loads a session, computes features, fits on the first half and lays out both halves for replay.
+
+    Args:
+        experiment: Has the tables `market`, `features`, `intensity` and `execution`.
+        folder: Receives generated data.
+        seed: Of generated data.
+        say: Reports.
+    """
+    recorded, truth = experiment.market.load(folder, seed)
+    session, ladder = with_books(recorded)
+    say(f"{session.name}: {len(recorded.updates):,} events")
+    observed = observe(session, experiment.features)
+    say(f"{len(observed.trades.t_ns):,} marketable orders, bucket volume {observed.bucket_volume:.0f}")
+    bid, ask = calibrate_sides(intensity_rows(session, observed), experiment.intensity)
+    split = observed.train_end_ns
+    tape, decisions, test_row = replay_part(session, ladder, observed, experiment.execution, split, None)
+    training = replay_part(session, ladder, observed, experiment.execution, None, split)
+    training_tape, training_decisions, training_row = training
+    train = session.updates.t_ns < observed.train_end_ns
+    reference = Covariates(
+        float(np.median(observed.volatility[train])),
+        float(np.mean(observed.vpin[train])),
+        0.0,
+        jnp.zeros(N_BOOK_FEATURES),
+    )
+    report = HostReport(
+        session=session.name,
+        clock=session.clock,
+        source=session.source,
+        notes=session.notes,
+        facts=session_facts(recorded),
+        truth=truth,
+        bucket_volume=observed.bucket_volume,
+        train_end_ns=observed.train_end_ns,
+    )
+    prepared = Prepared(
+        bid=bid,
+        ask=ask,
+        reference=reference,
+        tape=tape,
+        decisions=decisions,
+        training_tape=training_tape,
+        training_decisions=training_decisions,
+        tick_size=jnp.asarray(session.tick_size, jnp.result_type(float)),
+        report=report,
+    )
+    return PreparedSession(prepared, observed, training_row, test_row)
+
+
 class Quoting(AbstractExperiment):
     """The market maker end to end.
 
@@ -164,43 +229,7 @@ class Quoting(AbstractExperiment):
 
     def prepare(self, folder: Path, seed: int, say: Callable[[str], None], progress: Any = None) -> Prepared:
         """Loads, computes features, fits on the first half and lays out the second half for replay."""
-        recorded, truth = self.market.load(folder, seed)
-        session, ladder = with_books(recorded)
-        say(f"{session.name}: {len(recorded.updates):,} events")
-        observed = observe(session, self.features)
-        say(f"{len(observed.trades.t_ns):,} marketable orders, bucket volume {observed.bucket_volume:.0f}")
-        bid, ask = calibrate_sides(intensity_rows(session, observed), self.intensity)
-        split = observed.train_end_ns
-        tape, decisions, _ = replay_part(session, ladder, observed, self.execution, split, None)
-        training_tape, training_decisions, _ = replay_part(session, ladder, observed, self.execution, None, split)
-        train = session.updates.t_ns < observed.train_end_ns
-        reference = Covariates(
-            float(np.median(observed.volatility[train])),
-            float(np.mean(observed.vpin[train])),
-            0.0,
-            jnp.zeros(N_BOOK_FEATURES),
-        )
-        report = HostReport(
-            session=session.name,
-            clock=session.clock,
-            source=session.source,
-            notes=session.notes,
-            facts=session_facts(recorded),
-            truth=truth,
-            bucket_volume=observed.bucket_volume,
-            train_end_ns=observed.train_end_ns,
-        )
-        return Prepared(
-            bid=bid,
-            ask=ask,
-            reference=reference,
-            tape=tape,
-            decisions=decisions,
-            training_tape=training_tape,
-            training_decisions=training_decisions,
-            tick_size=jnp.asarray(session.tick_size, jnp.result_type(float)),
-            report=report,
-        )
+        return prepare_session(self, folder, seed, say).prepared
 
     def plan(self, batch: Any, prepared: Prepared) -> tuple[Plan, str]:
         """One scheme that serves every row and every node of the table."""

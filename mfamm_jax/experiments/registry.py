@@ -29,6 +29,9 @@ EXPERIMENTS: Mapping[str, type] = _OnDemand(
     {
         "quoting": "quoting.Quoting",
         "hjb": "hjb_sweep.HJBExperiment",
+        "calibration": "quote_calibration.QuoteCalibration",
+        "policy_search": "policy_search.PolicySearch",
+        "gate_search": "gate_search.GateSearch",
         "avellaneda_stoikov_2008": "paper_tables.PaperTables",
         "hummingbot": "hummingbot.Hummingbot",
         "replay": "replay_run.Replay",
@@ -58,6 +61,7 @@ KINDS: Mapping[str, dict[str, type]] = _OnDemand(
         "losses": "losses.LOSSES",
         "strategies": "strategies.STRATEGIES",
         "venues": "venues.VENUES",
+        "observed": "observed_quotes.OBSERVED",
         "curve": "fpga_kernel.CURVES",
     }
 )

@@ -14,6 +14,7 @@ import polars as pl
 
 from mfamm_jax.experiments import (
     allocation_figures,
+    calibration_figures,
     cointegration_figures,
     figures,
     fpga_figures,
@@ -135,7 +136,7 @@ def _summary(run: Run) -> str:
     simple = [[name, value] for name, value in run.metrics.items() if not isinstance(value, dict | list | None)]
     data = run.manifest.get("data")
     text = ""
-    if data:
+    if data and "facts" in run.metrics:
         facts = run.metrics["facts"]
         files = ", ".join(f"{name} (sha256 {digest[:12]})" for name, digest in data["source"])
         text = f"<p>{data['session']}: {files or 'generated'}. Clock: {data['clock']}.</p>" + "".join(
@@ -193,6 +194,17 @@ def _tables(run: Run) -> str:
     if "estimate/curve_flow" in run.arrays:
         caption = "Left: how often losses are larger. Middle: CVaR by level. Right: the last forecasts. Data: arrays/base.npz, estimate and forecast."
         text += _figure(run, "tail", tail_figures.tail_and_forecasts(run.arrays, run.metrics), caption)
+    if "calibration/residuals" in run.arrays:
+        caption = "Data: arrays/base.npz, calibration."
+        text += _figure(run, "calibration", calibration_figures.fit_and_residuals(run.arrays), caption)
+    if "search/judge/objective" in run.arrays:
+        names = [row[0] for row in run.metrics["tables"][0]["rows"]]
+        text += _figure(
+            run, "searches", calibration_figures.searches(run.arrays, names), "Data: arrays/base.npz, search."
+        )
+    if "gates/judge/objective" in run.arrays:
+        names = [row[0] for row in run.metrics["tables"][0]["rows"]]
+        text += _figure(run, "gates", calibration_figures.gates(run.arrays, names), "Data: arrays/base.npz, gates.")
     if "kernel_errors" in run.arrays:
         caption = "P&amp;L of both, and the kernel's errors at random states. Data: arrays/base.npz, values and kernel_errors."
         text += _figure(run, "kernel", fpga_figures.profit_and_errors(run.arrays, run.metrics), caption)

@@ -126,7 +126,7 @@ class RiskConstrained(AbstractExperiment):
             )
         say(f"{1 + self.search.n_frontier} searches of {self.search.n_iterations} steps: minutes on a small machine")
 
-    def plan(self, batch: Any, prepared: Any) -> tuple[tuple[AbstractScheme, Grid], str]:
+    def plan(self, batch: Any, prepared: Any) -> tuple[tuple[AbstractScheme, Grid, bool], str]:
         """One scheme for every corner of every box."""
         grid = Grid(self.max_inventory, max(self.n_steps // 4, 2))
         reach = np.log(self.search.width)
@@ -140,7 +140,9 @@ class RiskConstrained(AbstractExperiment):
             for s in itertools.product((-1, 1), repeat=len(self.free))
         ]
         scheme, reason = named_scheme(self.scheme, jax.tree.map(lambda *x: jnp.stack(x), *problems), grid)
-        return (scheme, grid), reason
+        decays = batch.parameters
+        # Known to be one array, the linear schemes need no derivative in the difference of the decays.
+        return (scheme, grid, bool(np.all(np.asarray(decays.bid_decay) == np.asarray(decays.ask_decay)))), reason
 
     def stages(self, plan: Any) -> list[tuple[str, Stage]]:
         """Search, judge, draw."""
@@ -175,7 +177,7 @@ class RiskConstrained(AbstractExperiment):
         )
 
 
-def market_of(experiment: RiskConstrained) -> PoissonMarket:
+def market_of(experiment: Any) -> PoissonMarket:
     """The market that the problem describes."""
     problem = experiment.parameters.problem()
     return PoissonMarket(
@@ -187,10 +189,12 @@ def market_of(experiment: RiskConstrained) -> PoissonMarket:
     )
 
 
-def policy_of(plan: Any, experiment: RiskConstrained, log_values: Float[Array, " free"]) -> ValueTablePolicy:
+def policy_of(plan: Any, experiment: Any, log_values: Float[Array, " free"]) -> ValueTablePolicy:
     """Optimal quotes for other free parameters."""
-    scheme, grid = plan
+    scheme, grid, has_one_decay = plan
     parameters = experiment.with_free(log_values)
+    if has_one_decay:
+        parameters = eqx.tree_at(lambda p: p.bid_decay, parameters, parameters.ask_decay)
     alone = TableAxes(n_risk=1, n_skew=1, max_speed=1.0)
     return tabulate(parameters.problem(), scheme, grid, alone, risk_aversion=parameters.risk_aversion).value
 
@@ -209,7 +213,7 @@ def paths_of(
     return paths, drawdown_survival(*given, jax.random.fold_in(key, 1 << 30))
 
 
-def law_of(plan: Any, experiment: RiskConstrained, log_values: Float[Array, " free"]) -> tuple[Array, Array]:
+def law_of(plan: Any, experiment: Any, log_values: Float[Array, " free"]) -> tuple[Array, Array]:
     """Exact mean and standard deviation of the P&L."""
     episodes = Episodes(n_steps=experiment.n_steps, horizon=experiment.parameters.horizon)
     covariates = Covariates.neutral(experiment.parameters.volatility)

@@ -152,14 +152,17 @@ def _volatility(best: _Best, never_closes: bool) -> dict[str, Any]:
     """Realised volatility of the log mid: root of the sum of squared changes on a grid, last value carried."""
     if len(best.t_ns) == 0:
         return {}
+    if (best.bid + best.ask <= 0).any():  # prices of spreads between contracts
+        return {}
     log_mid = np.log(0.5 * (best.bid + best.ask))
     start = int(best.t_ns[0])
     first = start if best.starts_at_first else -(-start // NS) * NS
 
     def realised(step: int) -> float:
-        grid = np.arange(first, int(best.t_ns[-1]) + 1, step * NS)
-        row = np.searchsorted(best.t_ns, grid, side="right") - 1
-        return float(np.sqrt(np.sum(np.diff(log_mid[row]) ** 2)))
+        # Number of the grid's first point at or after each row; between rows the mid stands, however long that is.
+        point = np.maximum(-((first - best.t_ns) // (step * NS)), 0)
+        last = np.append(point[1:] != point[:-1], True) & (point <= (best.t_ns[-1] - first) // (step * NS))
+        return float(np.sqrt(np.sum(np.diff(log_mid[last]) ** 2)))
 
     window = max((best.t_ns[-1] - start) / NS, 1e-9)
     scaled = realised(1) * np.sqrt(TRADING_SECONDS[never_closes] / window)

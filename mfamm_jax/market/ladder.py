@@ -31,7 +31,7 @@ class Ladder:
         best_bid, best_ask: int32 (N,); NO_BID and NO_ASK for an empty side.
         lowest_bid, highest_ask: int32 (N,), how far down the book is shown.
         n_crossed: Messages that crossed the book.
-        n_unknown: Messages about orders that are not in the book.
+        n_unknown: Messages about orders that are not in the book, and additions of orders that are.
     """
 
     row: np.ndarray
@@ -125,7 +125,7 @@ def _from_messages(updates: BookUpdates, feed: str) -> Ladder:
     for row, (kind, side, tick, size, order) in enumerate(zip(*(column.tolist() for column in columns))):
         changes = ()
         if by_order:
-            changes, known = _order_message(orders, bid if side > 0 else ask, row, kind, tick, size, order)
+            changes, known = _order_message(orders, bid, ask, row, kind, side, tick, size, order)
             n_unknown += not known
         elif kind in (Kind.LEVEL, Kind.SNAPSHOT):
             changes = ((side, tick, size, 0.0, -1),)
@@ -172,17 +172,25 @@ def _from_messages(updates: BookUpdates, feed: str) -> Ladder:
 
 
 @no_type_check
-def _order_message(orders, ours, row, kind, tick, size, order):
-    """Level change of one order message, and whether its order was known."""
+def _order_message(orders, bid, ask, row, kind, side, tick, size, order):
+    """Level changes of one order message, and whether its order was known, or unknown if it is added."""
     if kind == Kind.ADD:
+        ours, before = bid if side > 0 else ask, orders.get(order) if order else None
         orders[order] = [tick, size, row, ours.sign]
-        return ((ours.sign, tick, ours.levels.get(tick, 0.0) + size, -size, row),), True
+        if before is None:
+            return ((ours.sign, tick, ours.levels.get(tick, 0.0) + size, -size, row),), True
+        # It takes the place of the order that had its number.
+        place, left, since, sign = before
+        rest = max((bid if sign > 0 else ask).levels.get(place, 0.0) - left, 0.0)
+        shown = rest if (sign, place) == (ours.sign, tick) else ours.levels.get(tick, 0.0)
+        return ((sign, place, rest, left, since), (ours.sign, tick, shown + size, -size, row)), False
     if kind not in (Kind.CANCEL, Kind.DELETE, Kind.TRADE):
         return (), True
     entry = orders.get(order)
     if entry is None:
         return (), kind == Kind.TRADE and order == 0
-    place, left, since, _ = entry
+    place, left, since, sign = entry
+    ours = bid if sign > 0 else ask
     taken = left if kind == Kind.DELETE else min(size, left)
     if taken >= left:
         del orders[order]

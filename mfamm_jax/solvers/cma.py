@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from mfamm_jax.solvers.calibrate import Box
+from mfamm_jax.solvers.calibrate import Box, NoisyLoss
 
-NoisyLoss = Callable[[Float[Array, " parameter"], PRNGKeyArray], Float[Array, ""]]
-Limits = Callable[[Float[Array, " parameter"], PRNGKeyArray], Float[Array, " limit"]]
+LimitedLoss = Callable[[Float[Array, " parameter"], PRNGKeyArray], tuple[Float[Array, ""], Float[Array, " limit"]]]
 
 # Deviation of the first generation in free coordinates: covers most of the box around its start.
 FIRST_DEVIATION = 1.0
@@ -56,27 +55,33 @@ def _strategy(population: int, n_parameters: int, dtype: str) -> tuple[Any, Any]
         return strategy, strategy.default_params
 
 
+def penalised(found: Any, penalty: Float[Array, ""] | float) -> Float[Array, ""]:
+    """A loss, or a pair of loss and limits as one number."""
+    if not isinstance(found, tuple):
+        return found
+    value, limits = found
+    return value + penalty * jnp.sum(jnp.maximum(limits, 0.0))
+
+
 def evolve(
-    loss: NoisyLoss,
+    loss: NoisyLoss | LimitedLoss,
     box: Box,
     starts: Float[Array, "restart parameter"],
     key: PRNGKeyArray,
     *,
     population: int,
     n_generations: int,
-    limits: Limits | None = None,
     penalty: Float[Array, ""] | float = 1e3,
 ) -> Evolution:
     """Searches for the smallest loss from every start, one restart after the other in one compiled program.
 
     Args:
-        loss: Of parameters and a key.
+        loss: Of parameters and a key; a pair of loss and values that may not exceed 0, if there are limits.
         box: Bounds.
         starts: First means, inside it.
         key: Of members and of the losses' draws.
         population: Members of a generation, at least 4.
         n_generations: Per restart.
-        limits: Values that may not exceed 0, of the same arguments as the loss.
         penalty: Loss per unit of a violated limit; an exact penalty if it is larger than the limit's shadow price.
     """
     if population < 4 or n_generations < 1:
@@ -85,10 +90,7 @@ def evolve(
     params = params.replace(std_init=jnp.asarray(FIRST_DEVIATION, starts.dtype))
 
     def judged(free: Float[Array, " parameter"], draw: PRNGKeyArray) -> Float[Array, ""]:
-        parameters = box.inside(free)
-        value = loss(parameters, draw)
-        if limits is not None:
-            value = value + penalty * jnp.sum(jnp.maximum(limits(parameters, draw), 0.0))
+        value = penalised(loss(box.inside(free), draw), penalty)
         return jnp.where(jnp.isfinite(value), value, WORST)
 
     def one(numbered: tuple[Array, Array]) -> tuple[Array, ...]:

@@ -19,6 +19,7 @@ from mfamm_jax.experiments.config import ConfigError, construct, load_config
 from mfamm_jax.experiments.observe import Features, intensity_rows, observe
 from mfamm_jax.experiments.quoting_run import HostReport
 from mfamm_jax.experiments.record import RunFolder
+from mfamm_jax.experiments.rows import Sweep
 from mfamm_jax.experiments.runner import DONE, run
 from mfamm_jax.experiments.tree_fit import Boosting, Counts, Lives, constant_features, fit_trees, in_jax
 from mfamm_jax.experiments.tree_judge import LastBlock, LogLinear, Prepared, SideModel, _judge, _ratio
@@ -300,7 +301,7 @@ SMALL = [
 def run_small(root, *overrides, sweep=False):
     config = load_config("intensity_trees", [*SMALL, *overrides])
     if not sweep:
-        config = dataclasses.replace(config, sweep={})
+        config = dataclasses.replace(config, sweep=Sweep({}))
     folder = RunFolder(root, config)
     folder.open(fresh=False)
     return run(config, folder, say=lambda _: None)

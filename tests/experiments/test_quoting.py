@@ -127,7 +127,12 @@ def test_one_compile_serves_the_whole_sweep(tmp_path, monkeypatch):
         return original(self, *args)
 
     monkeypatch.setattr(HJBExperiment, "row", counted)
-    axes = ["sweep.parameters.volatility=[0.2,0.4]", "sweep.parameters.risk_aversion=[0.1,0.2]", "chunk_size=16"]
+    axes = [
+        "sweep.parameters.volatility=[0.2,0.4]",
+        "sweep.parameters.risk_aversion=[0.1,0.2]",
+        "batch_rows=16",
+        "chunk_size=16",
+    ]
     config = load_config("hjb_sweep", axes)
     folder = RunFolder(tmp_path / "sweep", config)
     folder.open(fresh=False)

@@ -265,7 +265,7 @@ def test_several_files_of_one_recording_are_one_session(tmp_path):
         np.testing.assert_array_equal(getattr(parts.updates, name), values, err_msg=name)
     assert parts.name == "a_1"
     assert [name for name, _ in parts.source] == ["a_1.gz", "a_2.gz"]
-    with pytest.raises(DataError, match="a_2: no depth snapshot; give the first file of the recording before this one"):
+    with pytest.raises(DataError, match=r"a_2.gz: no depth snapshot; give the first file of the recording"):
         load_hftbacktest_raw(files[1])
     broken = write(tmp_path, [*FUTURES[5:], "x"], "a_2.gz")
     with pytest.raises(DataError, match=r"a_2.gz: line 4: b'x'"):
@@ -323,7 +323,7 @@ def test_spot_quotes_have_no_time_but_that_of_their_receipt(tmp_path):
 def test_prices_of_quotes_count_for_the_tick(tmp_path):
     session = load_hftbacktest_raw(write(tmp_path, [*FUTURES, quote(90, (9.6, 2), (10.0, 0.25), sent=84)]))
     assert (session.tick_size, session.size_unit) == (0.1, 0.25)
-    with pytest.raises(DataError, match=r"bookTicker: row 1: 9.6 is not a multiple of 0.5; check tick_size"):
+    with pytest.raises(DataError, match=r"bookTicker b: row 9: 9.6 is not a multiple of 0.5; check tick_size"):
         load_hftbacktest_raw(tmp_path / "btcusdt_20240808.gz", tick_size=0.5)
 
 
@@ -346,8 +346,8 @@ BAD = {
     "no time of the event": (trade(70, 9, 9.5, 1, True).replace('"E"', '"F"'), "line 9: not a message.*'E'"),
     "no size": (trade(70, 9, 9.5, 1, True).replace('"q"', '"r"'), "line 9: not a message.*'q'"),
     "price in words": (trade(70, 9, "ten", 1, True), "line 9: not a message.*'ten'"),
-    "NaN": (trade(70, 9, "NaN", 1, True), "line 9: not a message.*price nan, size 1.0"),
-    "negative": (diff(70, 106, 106, [(9.5, -1)], previous=105), "line 9: .*price 9.5, size -1.0"),
+    "NaN": (trade(70, 9, "NaN", 1, True), "line 9: not a message.*price or size .NaN., expected a number"),
+    "negative": (diff(70, 106, 106, [(9.5, -1)], previous=105), "line 9: .*price or size .-1., expected a number"),
     "no ids": (diff(70, 106, 106, previous=105).replace('"u"', '"w"'), "line 9: not a message.*'u'"),
     "half a level": (diff(70, 106, 106, [(9.5, 1)], previous=105).replace(', "1"', ""), "line 9: not a message"),
     "snapshot": (snapshot(70, 106, [], [], sent=60).replace('"asks"', '"offers"'), "line 9: not a message.*'asks'"),
@@ -381,7 +381,7 @@ def test_files_that_cannot_be_read_say_what_to_do(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_hftbacktest_raw(tmp_path / "missing.gz")
     (tmp_path / "empty.gz").write_bytes(gzip.compress(b""))
-    with pytest.raises(DataError, match="empty: no depth snapshot"):
+    with pytest.raises(DataError, match=r"empty.gz: no depth snapshot"):
         load_hftbacktest_raw(tmp_path / "empty.gz")
     with pytest.raises(DataError, match="no depth snapshot"):
         load_hftbacktest_raw(write(tmp_path, FUTURES[:3]))

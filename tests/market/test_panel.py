@@ -41,9 +41,9 @@ def test_what_is_wrong_is_named(tmp_path):
         broken("2.6", "")
     with pytest.raises(DataError, match=r'row 2 of column "A" is -1\.6'):
         broken("1.6", "-1.6")
-    with pytest.raises(DataError, match=r'row 3: "Date" is 2020-01-01, not later'):
+    with pytest.raises(DataError, match=r'row 3: "Date" is 2020-01-01, expected a time later'):
         broken("2020-01-03", "2020-01-01")
-    with pytest.raises(DataError, match=r'row 3: "Date" is 2020-01-02, not later'):
+    with pytest.raises(DataError, match=r'row 3: "Date" is 2020-01-02, expected a time later'):
         broken("2020-01-03", "2020-01-02")
     with pytest.raises(DataError, match=r'no column "AA"; did you mean "A"\?'):
         broken("x", "x", columns=("AA", "B"))

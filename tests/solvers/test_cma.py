@@ -54,7 +54,7 @@ def test_members_of_a_generation_share_their_luck():
 
 def test_a_limit_holds_at_the_minimum_that_it_cuts_off():
     """Smallest bowl with x1 <= 0: the price of the limit is 20, the penalty larger."""
-    found = search(bowl, jnp.array([[1.0, -1.0, 0.0]]), limits=lambda x, key: x[1:2], penalty=100.0)
+    found = search(lambda x, key: (bowl(x, key), x[1:2]), jnp.array([[1.0, -1.0, 0.0]]), penalty=100.0)
     assert_close(found.parameters[0], jnp.array([1.0, 0.0, 0.0]), 1e-3)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mfamm_jax.market.events import BookUpdates, DataError, Feed, Kind, Session
-from mfamm_jax.market.loaders.files import MAX_SIZE, grid_step, midnight, multiples
+from mfamm_jax.market.loaders.files import MAX_SIZE, MAX_TICKS, grid_step, midnight, multiples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,25 +68,22 @@ def assemble(
     Raises:
         DataError: No rows, a price or size that is no number, negative or off the grid.
     """
+    place = ", ".join(file for file, _ in source) + " together" * (len(source) > 1) or name
     if len(columns.kind) == 0:
-        raise DataError(f"{name}: no rows; expected at least one trade or book message")
+        raise DataError(f"{place}: no rows; expected at least one trade or book message")
     priced = (columns.kind != Kind.CLEAR) & (columns.kind != Kind.HALT)
     for what, values in (("price", columns.price), ("size", columns.size)):
         bad = ~(np.isfinite(values) & (values >= 0)) & priced
         if bad.any():
             row = int(np.argmax(bad))
-            raise DataError(f"{name}: row {row + 1}: {what} is {values[row]}, expected a number >= 0")
+            raise DataError(f"{place}: row {row + 1}: {what} is {values[row]}, expected a number >= 0")
     tick = tick_size or grid_step([columns.price[priced]])
     unit = size_unit or grid_step([columns.size[priced]])
-    price = np.where(priced, columns.price, np.rint(columns.price / tick) * tick)
-    ticks = multiples(f"{name}: price", price, tick, "check tick_size or leave it unset")
-    sizes = multiples(
-        f"{name}: size",
-        np.where(priced, columns.size, 0.0),
-        unit,
-        "check size_unit or leave it unset",
-        largest=MAX_SIZE,
-    )
+    farthest = MAX_TICKS * tick  # a CLEAR may name a price beyond all levels
+    price = np.where(priced, columns.price, np.rint(np.clip(columns.price, -farthest, farthest) / tick) * tick)
+    ticks = multiples(f"{place}: price", price, tick, "check or give tick_size")
+    size = np.where(priced, columns.size, 0.0)
+    sizes = multiples(f"{place}: size", size, unit, "check or give size_unit", largest=MAX_SIZE)
     order = np.argsort(columns.exchange_ns, kind="stable")
     exchange, local = columns.exchange_ns[order], columns.local_ns
     epoch = midnight(exchange[0])

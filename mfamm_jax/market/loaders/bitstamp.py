@@ -24,7 +24,16 @@ import numpy as np
 import polars as pl
 
 from mfamm_jax.market.events import BookUpdates, DataError, Kind, Session
-from mfamm_jax.market.loaders.files import file_hash, grid_step, midnight, multiples, nanoseconds, read_csv
+from mfamm_jax.market.loaders.files import (
+    MAX_SIZE,
+    check_grid,
+    file_hash,
+    grid_step,
+    midnight,
+    multiples,
+    nanoseconds,
+    read_csv,
+)
 
 COLUMNS = {
     "id": pl.UInt64(),
@@ -35,6 +44,7 @@ COLUMNS = {
     "action": pl.String(),
     "direction": pl.String(),
 }
+FIRST_ROW = 2  # below the header
 ACTIONS = ("created", "changed", "deleted")
 SIDES = {"bid": 1, "ask": -1}
 SIZE_UNIT = 1e-8  # BTC
@@ -53,14 +63,17 @@ def load_bitstamp(path: str | Path) -> Session:
     table = read_csv(file, COLUMNS, has_header=True)
     _check(file, table)
     price = table["price"].to_numpy()
+    check_grid(file, {"price": price}, {}, None, None, FIRST_ROW)
     tick = grid_step([price])
-    ticks = multiples(f"{file}: price", price, tick, "correct the price")
-    t_ns = nanoseconds(f"{file}: timestamp", table["timestamp"].to_numpy())
+    ticks = multiples(f"{file}: price", price, tick, "correct the price", FIRST_ROW)
+    t_ns = nanoseconds(f"{file}: timestamp", table["timestamp"].to_numpy(), FIRST_ROW)
     replay = _Replay()
     sides = [SIDES[direction] for direction in table["direction"]]
     columns = (t_ns.tolist(), table["action"], table["id"].to_list(), sides, ticks.tolist(), table["volume"].to_list())
     for number, row in enumerate(zip(*columns)):
         replay.apply(number, *row)
+    if not replay.rows:
+        raise DataError(f"{file}: no order is created; expected a recording that goes on after its first orders")
     dtypes = (np.int64, np.int8, np.int8, np.int32, np.float64, np.uint64)
     times, *rest = (np.array(column, dtype) for column, dtype in zip(zip(*replay.rows), dtypes))
     epoch = midnight(t_ns)
@@ -89,15 +102,15 @@ def _check(file: Path, table: pl.DataFrame) -> None:
     price, volume, time = (table[name].to_numpy() for name in ("price", "volume", "timestamp"))
     checks = (
         (~(price > 0), "price", "expected a number > 0"),
-        (volume < 0, "volume", "expected >= 0, in 1e-8 BTC"),
-        (~table["action"].is_in(ACTIONS).to_numpy(), "action", "expected created, changed or deleted"),
-        (~table["direction"].is_in(list(SIDES)).to_numpy(), "direction", "expected bid or ask"),
+        ((volume < 0) | (volume > MAX_SIZE), "volume", "expected >= 0, in 1e-8 BTC, and at most 2^53"),
+        (~table["action"].is_in(ACTIONS).fill_null(False).to_numpy(), "action", "expected created, changed or deleted"),
+        (~table["direction"].is_in(list(SIDES)).fill_null(False).to_numpy(), "direction", "expected bid or ask"),
         (np.append(False, np.diff(time) < 0), "timestamp", "earlier than the row before; sort the rows by timestamp"),
     )
     for bad, name, expected in checks:
         if bad.any():
             row = int(np.argmax(bad))
-            raise DataError(f"{file}: row {row + 2}: {name} is {table[name][row]!r}, {expected}")
+            raise DataError(f"{file}: row {row + FIRST_ROW}: {name} is {table[name][row]!r}, {expected}")
 
 
 @dataclasses.dataclass(frozen=True)

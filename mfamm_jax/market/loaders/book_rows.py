@@ -60,7 +60,7 @@ def assemble_books(
     trade_price, trade_size = (trades.price, trades.size) if trades else (np.zeros(0), np.zeros(0))
     tick = tick_size or grid_step([price[size > 0] for price, size in shown] + [trade_price])
     unit = size_unit or grid_step([size for _, size in shown] + [trade_size])
-    levels = _levels(name, books, tick, unit)
+    levels = _levels(", ".join(file for file, _ in source), books, tick, unit)
     one_sided = (levels.bid_size[:, 0] == 0) | (levels.ask_size[:, 0] == 0)
     keep = one_sided | (levels.bid_ticks[:, 0] < levels.ask_ticks[:, 0])
     n_crossed = int((~keep).sum())
@@ -95,12 +95,12 @@ def _joined(books: BookColumns, keep: np.ndarray, trades: Columns | None) -> Col
     return Columns(*(None if a is None or b is None else np.concatenate([a, b]) for a, b in pairs))
 
 
-def _levels(name: str, books: BookColumns, tick: float, unit: float) -> BookSnapshots:
+def _levels(files: str, books: BookColumns, tick: float, unit: float) -> BookSnapshots:
     def side(what: str, price: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        place, shape = f"{name}: {what}", price.shape
+        place, shape = f"{files}: {what}", price.shape
         shown = np.where(size > 0, price, 0.0).ravel()
-        ticks = multiples(f"{place} price", shown, tick, "check tick_size or leave it unset")
-        units = multiples(f"{place} size", size.ravel(), unit, "check size_unit or leave it unset", largest=MAX_SIZE)
+        ticks = multiples(f"{place} price", shown, tick, "check or give tick_size")
+        units = multiples(f"{place} size", size.ravel(), unit, "check or give size_unit", largest=MAX_SIZE)
         return ticks.astype(np.int32).reshape(shape), units.astype(np.float32).reshape(shape)
 
     return BookSnapshots(

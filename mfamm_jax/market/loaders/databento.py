@@ -24,13 +24,14 @@ import numpy as np
 
 from mfamm_jax.market.events import NS, BookSnapshots, BookUpdates, DataError, Feed, Kind, Session
 from mfamm_jax.market.loaders.assemble import clock_correction
-from mfamm_jax.market.loaders.files import GRID, file_hash, grid_step, midnight
+from mfamm_jax.market.loaders.files import GRID, LATEST_S, file_hash, first_of, grid_step, midnight, shown
 
 SCHEMAS = ("mbo", "mbp-10", "mbp-1", "tbbo", "trades")
 UNDEFINED = 2**63 - 1  # price of a level that does not exist
 CHUNK = 1 << 20  # records
 SNAPSHOT, TOP_OF_BOOK = 32, 64
 FLAGS = {"last": 128, "top_of_book": TOP_OF_BOOK, "snapshot": SNAPSHOT, "bad_ts_recv": 8, "maybe_bad_book": 4}
+TIMES = ("ts_event", "ts_recv")
 ACTIONS = [b"A", b"C", b"M", b"R", b"T", b"F", b"N"]
 SIDES = {b"B": 1, b"A": -1, b"N": 0}
 CLOCK = "exchange matching engine time, ns after midnight UTC"
@@ -96,7 +97,7 @@ def _read(file: Path, symbol: str | None) -> tuple[str, str, np.ndarray]:
         except DataError:
             raise
         except Exception as error:  # several unrelated classes, from Python and from Rust
-            raise DataError(f"{file}: truncated or not a DBN file ({error}); download it again") from error
+            raise DataError(f"{file}: truncated or not a DBN file ({first_of(error)}); download it again") from error
     if schema not in SCHEMAS:
         raise DataError(f"{file}: schema {schema}, expected {', '.join(SCHEMAS)}; request one of them")
     if not sum(map(len, parts)):
@@ -132,17 +133,27 @@ def _check(file: Path, schema: str, records: np.ndarray) -> None:
         (~np.isin(records["side"], [b"A", b"B", b"N"]), "side is {side}, expected A, B or N"),
         (sided & (records["side"] == b"N"), "side is {side} of an order, expected A or B"),
         (priced & (records["price"] == UNDEFINED), "price is undefined; leave the record out"),
-        (records["ts_event"].astype(np.int64) <= 0, "ts_event is undefined; leave the record out"),
+        (priced & (records["size"] == 0), "size is 0, expected > 0; leave the record out"),
+        *((_no_time(records[name]), f"{name} is undefined or after 2100; leave the record out") for name in TIMES),
         (by_order & (flags & TOP_OF_BOOK != 0), "best prices only, no orders (flag 64); request mbp-1 instead"),
     )
     for bad, message in checks:
         if np.any(bad):
             row = int(np.argmax(bad))
-            what = message.format(action=records["action"][row].decode(), side=records["side"][row].decode())
+            action, side = (shown(records[name][row].decode("latin-1")) for name in ("action", "side"))
+            what = message.format(action=action or "empty", side=side or "empty")
             raise DataError(f"{file}: record {row + 1}: {what}")
-    venues = np.unique(records["publisher_id"]).tolist()
-    if len(venues) > 1 and schema != "trades":
-        raise DataError(f"{file}: books of several venues (publishers {venues}); request one of them at a time")
+    venues = records["publisher_id"]
+    if (venues != venues[0]).any() and schema != "trades":
+        row = int(np.argmax(venues != venues[0]))
+        raise DataError(
+            f"{file}: record {row + 1}: books of several venues (publishers {np.unique(venues).tolist()}); request one of "
+            "them at a time"
+        )
+
+
+def _no_time(times: np.ndarray) -> np.ndarray:
+    return (times == 0) | (times > LATEST_S * NS)
 
 
 @no_type_check  # called once, loops over every record
@@ -239,22 +250,35 @@ def _session(
     unit = round(tick * GRID)
     if unit < 1 or abs(unit - tick * GRID) > 1e-3:
         raise DataError(f"tick_size is {tick_size}, expected a multiple of 1e-9, the unit of DBN prices")
-    for price, must_fit in ((rows.price[:, None], ~executed[:, None]), *((price, size > 0) for price, size in levels)):
-        bad = (must_fit & ((price % unit != 0) | (np.abs(price) // unit >= 2**30))).any(1)
+    # Executions may be off the grid.
+    shown = [(rows.price[:, None], True, ~executed[:, None]), *((price, size > 0, True) for price, size in levels)]
+    for price, is_there, must_fit in shown:
+        large = (price >= 2**30 * unit) | (price <= -(2**30) * unit)
+        bad = is_there & (large | (must_fit & (price % unit != 0)))
         if bad.any():
-            row = int(np.argmax(bad))
+            row, level = np.argwhere(bad)[0]
             raise DataError(
-                f"{file}: record {rows.record[row] + 1}: a price is not a (sane) multiple of the tick {tick:g}; "
-                "leave tick_size unset to detect it"
+                f"{file}: record {rows.record[row] + 1}: a price is not a (sane) multiple of the tick {tick:g}: "
+                f"{price[row, level] / GRID:g}; leave the record out, or tick_size unset to detect it"
             )
     # Towards the mid: up for a resting bid, down for a resting ask, to the nearest if the side is unknown.
     up, down, nearest = -(-rows.price // unit), rows.price // unit, (rows.price + unit // 2) // unit
     ticks = np.where(rows.side > 0, up, np.where(rows.side < 0, down, nearest))
+    books, keep, n_crossed = None, np.ones(len(ticks), bool), 0
+    if feed == "levels":
+        _check_books(file, rows.record, levels)
+        books, keep, n_crossed = _uncrossed(_books(levels, unit), executed)
+        counts = counts | {"crossed_rows": n_crossed}
+    if not keep.any():
+        raise DataError(f"{file}: every book is crossed or locked, expected bids below asks")
+    rows, ticks = _Rows(*(column[keep] for column in vars(rows).values())), ticks[keep]
     received = records["ts_recv"].astype(np.int64)
     sent = np.where(records["flags"] & SNAPSHOT, received, records["ts_event"].astype(np.int64))
     t_ns = np.maximum.accumulate(sent)
     epoch, correction = midnight(t_ns), clock_correction(t_ns, received)
     notes = (f"local clock behind the exchange's: {correction / NS:.9f} s added to local times",) if correction else ()
+    if n_crossed:
+        notes = (*notes, f"{n_crossed:,} crossed or locked books dropped")
     off_tick = int(np.count_nonzero(rows.price % unit))
     if off_tick:
         notes = (*notes, f"{off_tick:,} executions off the tick grid, moved to the next tick towards the mid")
@@ -270,7 +294,7 @@ def _session(
             order_id=rows.order_id.astype(np.uint64),
             local_ns=received[rows.record] - epoch + correction,
         ),
-        books=_books(levels, unit) if feed == "levels" else None,
+        books=books,
         clock=CLOCK,
         feed=feed,
         epoch_ns=epoch,
@@ -280,6 +304,29 @@ def _session(
         notes=notes,
         n_off_tick=off_tick,
     )
+
+
+def _check_books(file: Path, record: np.ndarray, levels: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Refuses levels behind absent ones and levels that are not sorted from the best one on."""
+    for sign, (price, size) in zip((1, -1), levels):
+        shown = size > 0
+        worse = price[:, 1:] < price[:, :-1] if sign > 0 else price[:, 1:] > price[:, :-1]
+        bad = (shown[:, 1:] & ~(shown[:, :-1] & worse)).any(1)
+        if bad.any():
+            raise DataError(
+                f"{file}: record {record[np.argmax(bad)] + 1}: levels are not sorted, expected the best one first; "
+                "download it again"
+            )
+
+
+def _uncrossed(books: BookSnapshots, executed: np.ndarray) -> tuple[BookSnapshots, np.ndarray, int]:
+    """Books that do not cross, which rows they are of - executions stay, with the book shown last -, how many do."""
+    two_sided = (books.bid_size[:, 0] > 0) & (books.ask_size[:, 0] > 0)
+    fine = ~(two_sided & (books.bid_ticks[:, 0] >= books.ask_ticks[:, 0]))
+    keep = fine | executed
+    latest = np.maximum.accumulate(np.where(fine, np.arange(len(fine)), -1))[keep]
+    parts = (np.where(latest[:, None] < 0, 0, part[latest]).astype(part.dtype) for part in vars(books).values())
+    return BookSnapshots(*parts), keep, int((~fine).sum())
 
 
 def _books(levels: list[tuple[np.ndarray, np.ndarray]], unit: int) -> BookSnapshots:

@@ -3,6 +3,9 @@
 import gzip
 import hashlib
 import io
+import lzma
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -19,7 +22,14 @@ DAY_NS = 86_400_000_000_000
 TIME_UNITS = {10: 1_000_000_000, 13: 1_000_000, 16: 1_000, 19: 1}  # digits of an epoch time -> nanoseconds
 DECIMALS = 9  # of prices and sizes
 GRID = 10**DECIMALS
+SHOWN = 300  # characters of a header in an error
 MAX_SIZE = 2**53  # in size units, exact in float64
+MAX_TICKS = 2**31 - 1  # prices are kept as int32
+LATEST_S = 4_102_444_800  # 2100: later times are no times, e.g. the largest integer for a missing one
+# What Python's readers of packed files raise about damaged ones; RuntimeError: a method or password they do not know.
+ARCHIVE_ERRORS = (OSError, EOFError, RuntimeError, ValueError, MemoryError, struct.error, zlib.error, lzma.LZMAError,
+                  zipfile.BadZipFile)  # fmt: skip
+PARQUET_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, MemoryError)  # of damaged files
 
 
 def open_binary(path: Path) -> io.BufferedIOBase:
@@ -32,37 +42,46 @@ def open_binary(path: Path) -> io.BufferedIOBase:
         try:
             with zipfile.ZipFile(path) as archive:  # the file itself stays open until its member is closed
                 members = [name for name in archive.namelist() if not name.endswith("/")]
-                if len(members) != 1:
-                    raise DataError(
-                        f"{path}: {len(members)} files inside, expected one; unpack it and give one of them"
-                    )
-                return cast(io.BufferedIOBase, archive.open(members[0]))
-        except zipfile.BadZipFile as error:
-            raise DataError(f"{path}: not a complete zip archive ({error}); download it again") from error
+                if len(members) == 1:
+                    return cast(io.BufferedIOBase, archive.open(members[0]))
+        except ARCHIVE_ERRORS as error:
+            raise DataError(f"{path}: not a complete zip archive ({first_of(error)}); download it again") from error
+        raise DataError(f"{path}: {len(members)} files inside, expected one; unpack it and give one of them")
     return path.open("rb")
 
 
 def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
     """Unpacked content in blocks that end at line ends, so that a day never lies in memory as text."""
     rest = b""
-    try:
-        with open_binary(path) as stream:
-            while block := stream.read(block_bytes):
-                block = rest + block
-                end = block.rfind(b"\n") + 1
-                rest = block[end:]
-                if end:
-                    yield block[:end]
-    except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: truncated or damaged archive ({error}); download it again") from error
+    with open_binary(path) as stream:
+        while block := read_block(path, stream, block_bytes):
+            block = rest + block
+            end = block.rfind(b"\n") + 1
+            rest = block[end:]
+            if end:
+                yield block[:end]
     if rest.strip():
         yield rest
 
 
+def read_block(path: Path, stream: io.BufferedIOBase, n_bytes: int) -> bytes:
+    """The next bytes of a stream that `open_binary` opened."""
+    try:
+        return stream.read(n_bytes)
+    except ARCHIVE_ERRORS as error:
+        raise DataError(f"{path}: truncated or damaged archive ({first_of(error)}); download it again") from error
+
+
 def first_line(path: Path) -> list[str]:
     """Cells of a csv file's first line."""
-    line = next(read_blocks(path, 1 << 16), b"").split(b"\n", 1)[0]
-    return [cell.strip() for cell in line.decode("utf-8-sig", errors="replace").split(",")]
+    return _cells(path, next(read_blocks(path, 1 << 16), b"").split(b"\n", 1)[0])
+
+
+def _cells(path: Path, line: bytes) -> list[str]:
+    text = line.decode("utf-8-sig", errors="replace").rstrip()
+    if not text.isprintable() and not text.replace("\t", "").isprintable():
+        raise DataError(f"{path}: row 1 starts with {line[:20]!r}, expected text in UTF-8; convert or unpack the file")
+    return [cell.strip() for cell in text.split(",")]
 
 
 def is_header(cells: list[str]) -> bool:
@@ -90,12 +109,12 @@ def read_csv(
     for block in read_blocks(path):
         if row == 0:
             line, _, rest = block.partition(b"\n")
-            head = [cell.strip() for cell in line.decode("utf-8-sig", errors="replace").split(",")]
+            head = _cells(path, line)
             if has_header or (has_header is None and is_header(head)):
                 block, row = rest, 1
                 missing = [name for name in columns if name not in head]
                 if missing:
-                    raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(head)}")
+                    raise DataError(f"{path}: no column {', '.join(missing)}; found {shown(', '.join(head))}")
                 names = head
             elif len(head) < len(names):
                 raise DataError(f"{path}: {len(head)} columns, expected {len(names)}: {', '.join(names)}")
@@ -121,12 +140,10 @@ def _parse(
     text, wanted = dict.fromkeys(numbered.values(), pl.String), {numbered[name]: name for name in columns}
     try:
         table = pl.read_csv(io.BytesIO(block), has_header=False, schema=text, columns=list(wanted))
-    except pl.exceptions.PolarsError as error:
-        place = next((n for n, line in enumerate(block.splitlines()) if line.count(b",") >= len(names)), 0)
-        message = str(error).splitlines()[0]
-        raise DataError(
-            f"{path}: row {row + place + 1}: not a csv table of {len(names)} columns ({message}); download it again"
-        ) from error
+    except (pl.exceptions.PolarsError, OSError) as error:  # OSError: what looks compressed and is not
+        raise no_table(str(path), block, len(names), row, first_of(error)) from error
+    if table.height != block.count(b"\n") + 1:
+        raise no_table(str(path), block, len(names), row, "a quote mark that goes on over several lines")
     table = table.rename(wanted).select(list(columns))
     typed = table.with_columns(pl.col(name).cast(kind, strict=False) for name, kind in columns.items())
     for name, kind in columns.items():
@@ -137,11 +154,40 @@ def _parse(
             bad = bad | ~typed[name].is_finite().fill_null(True).to_numpy()
         if bad.any():
             first = int(np.argmax(bad))
+            cell = repr(table[name][first])
             raise DataError(
-                f"{path}: row {row + first + 1}: {name} is {table[name][first]!r}, expected {_expected(kind)}; "
+                f"{path}: row {row + first + 1}: {name} is {cell[:SHOWN]}, expected {_expected(kind)}; "
                 "correct the row or download the file again"
             )
     return typed
+
+
+def no_table(place: str, block: bytes, n_columns: int, row: int, what: str) -> DataError:
+    """The error about the first line that is no row of a table of so many columns, after `row` rows."""
+    bad = (line.count(b",") >= n_columns or line.count(b'"') % 2 or not _is_text(line) for line in block.split(b"\n"))
+    number = next((n for n, is_bad in enumerate(bad) if is_bad), 0)
+    return DataError(
+        f"{place}: row {row + number + 1}: not a csv table of {n_columns} columns ({what}); correct the row or download "
+        "the file again"
+    )
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def first_of(error: BaseException) -> str:
+    """First line of an error's text."""
+    return shown(next(iter(str(error).splitlines()), type(error).__name__))
+
+
+def is_whole(dtype: Any) -> bool:
+    """Whether a polars type is one of whole numbers that NumPy has too."""
+    return dtype.is_integer() and dtype not in (pl.Int128, getattr(pl, "UInt128", pl.Int128))
 
 
 def _expected(kind: Any) -> str:
@@ -151,21 +197,68 @@ def _expected(kind: Any) -> str:
 
 
 def refuse(
-    path: Path, bad: np.ndarray, what: str, values: np.ndarray | pl.Series, expected: str, first_row: int = 1
+    path: Path | str,
+    bad: np.ndarray,
+    what: str,
+    values: np.ndarray | pl.Series,
+    expected: str,
+    first_row: int | np.ndarray = 1,
 ) -> None:
     """Raises a `DataError` about the first bad row, if there is one.
 
     Args:
-        path: File.
+        path: File, or several.
         bad: bool (N,).
         what: Column.
         values: (N,), its values.
         expected: What it should be, and what to do.
-        first_row: Row of the file that holds the first value.
+        first_row: Row of the file that holds the first value, or each value's row.
     """
     if bad.any():
         row = int(np.argmax(bad))
-        raise DataError(f"{path}: row {row + first_row}: {what} is {values[row]}, expected {expected}")
+        raise DataError(f"{path}: row {_row(first_row, row)}: {what} is {shown(values[row])}, expected {expected}")
+
+
+def shown(value: Any) -> str:
+    """A cell in an error: not too long, and without characters that do not print."""
+    text = str(value)
+    return (text if text.isprintable() else repr(text))[:SHOWN]
+
+
+def _row(first_row: int | np.ndarray, number: int) -> int:
+    return first_row + number if isinstance(first_row, int) else int(first_row[number])
+
+
+def read_records(path: Path, fields: Mapping[str, str], what: str) -> np.ndarray:
+    """Records (N,) of an npy file, or of an npz file's array "data".
+
+    Args:
+        path: File.
+        fields: Fields that must be there, and what kinds of NumPy type may be in them, e.g. "iu".
+        what: What the records are, for the error.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        with path.open("rb") as stream:
+            content = np.load(stream, allow_pickle=False)
+            data = content if isinstance(content, np.ndarray) else content["data"]
+            if not isinstance(data, np.ndarray):
+                raise ValueError("the array's header is damaged")
+    except (*ARCHIVE_ERRORS, KeyError, SyntaxError, tokenize.TokenError) as error:  # the last two of a damaged header
+        raise DataError(
+            f'{path}: not an npz file with an array "data" ({first_of(error)}), expected {what}; convert or download it again'
+        ) from error
+    missing = [name for name in fields if name not in (data.dtype.names or ())]
+    if missing:
+        raise DataError(f"{path}: no field {', '.join(missing)}; expected {what}")
+    for name, kinds in fields.items():
+        if data.dtype[name].kind not in kinds:
+            numbers = "floating-point numbers" if kinds == "f" else "whole numbers"
+            raise DataError(f"{path}: {name} is {data.dtype[name]}, expected {numbers}; convert the file again")
+    if data.ndim != 1:
+        raise DataError(f"{path}: an array of {data.ndim} dimensions, expected one; convert the file again")
+    return data
 
 
 def file_hash(path: Path) -> str:
@@ -175,20 +268,44 @@ def file_hash(path: Path) -> str:
 
 
 def check_grid(
-    path: Path,
+    path: Path | str,
     prices: Mapping[str, np.ndarray],
     sizes: Mapping[str, np.ndarray],
     tick_size: float | None,
     size_unit: float | None,
-    first_row: int,
+    first_row: int | np.ndarray,
 ) -> None:
-    """Raises a `DataError` about the first price or size off a given grid; the columns stand as in the file."""
-    for name, values in prices.items():
-        if tick_size is not None:
-            multiples(f"{path}: {name}", values, tick_size, "check tick_size or leave it unset", first_row)
-    for name, values in sizes.items():
-        if size_unit is not None:
-            multiples(f"{path}: {name}", values, size_unit, "check size_unit or leave it unset", first_row, MAX_SIZE)
+    """Raises a `DataError` about the first price or size off a given grid, or too large for any; columns as in the file."""
+    for columns, step, option, largest in (
+        (prices, tick_size, "tick_size", MAX_TICKS),
+        (sizes, size_unit, "size_unit", MAX_SIZE),
+    ):
+        for name, values in columns.items():
+            place = f"{path}: {name}"
+            refuse(path, np.abs(values) > MAX_SIZE, name, values, "at most 2^53; correct or remove the row", first_row)
+            least = step or 1 / GRID
+            tiny = (values > 0) & (values < 0.5 * least)
+            refuse(path, tiny, name, values, f"at least {least:g}; correct the row or check {option}", first_row)
+            if step is not None:
+                multiples(place, values, step, f"check {option} or leave it unset", first_row, largest)
+            else:
+                _check_step(place, values, option, first_row, largest)
+
+
+def _check_step(place: str, values: np.ndarray, option: str, first_row: int | np.ndarray, largest: int) -> None:
+    """Refuses values so far apart that no step fits them all, naming the row of a large one and of a fine one."""
+    large = int(np.argmax(values))
+    if values[large] <= largest / GRID:
+        return
+    step = 10.0 ** np.ceil(np.log10(values[large] / largest))  # the smallest power of ten that would do
+    off = np.abs(values - np.rint(values / step) * step) > 1e-6 * step
+    if not off.any() or values[large] <= largest * grid_step([values]):
+        return
+    fine = int(np.argmax(off))
+    raise DataError(
+        f"{place}: row {_row(first_row, large)}: {values[large]} is absurdly large beside {values[fine]} in row "
+        f"{_row(first_row, fine)}; correct one of them or give {option}"
+    )
 
 
 def nanoseconds(place: str, times: np.ndarray, first_row: int = 1) -> np.ndarray:
@@ -200,13 +317,13 @@ def nanoseconds(place: str, times: np.ndarray, first_row: int = 1) -> np.ndarray
         first_row: Row of the file that holds the first one.
     """
     digits = len(str(int(times[0])))
-    low, high = 10 ** (digits - 1), min(10**digits, 2**63) - 1
+    low, high = 10 ** (digits - 1), LATEST_S * 10 ** max(digits - 10, 0)
     bad = (times < low) | (times > high) if digits in TIME_UNITS else np.ones(len(times), bool)
     if bad.any():
         row = int(np.argmax(bad))
         raise DataError(
             f"{place}: row {row + first_row}: time {times[row]}, expected UTC epoch times of one unit: 13 digits (ms), "
-            "16 (us) or 19 (ns); split a file of mixed units"
+            "16 (us) or 19 (ns), before 2100; split a file of mixed units"
         )
     return times.astype(np.int64) * TIME_UNITS[digits]
 
@@ -233,7 +350,12 @@ def grid_step(values: Iterable[np.ndarray]) -> float:
 
 
 def multiples(
-    place: str, values: np.ndarray, step: float, remedy: str, first_row: int = 1, largest: int = 2**31 - 1
+    place: str,
+    values: np.ndarray,
+    step: float,
+    remedy: str,
+    first_row: int | np.ndarray = 1,
+    largest: int = MAX_TICKS,
 ) -> np.ndarray:
     """Values as whole multiples of the step, int64.
 
@@ -242,7 +364,7 @@ def multiples(
         values: float64 (N,).
         step: The tick or size unit.
         remedy: What to do, for the error.
-        first_row: Row of the file that holds the first value.
+        first_row: Row of the file that holds the first value, or each value's row.
         largest: Largest number of steps; prices are kept as int32, sizes as float64.
 
     Raises:
@@ -252,11 +374,11 @@ def multiples(
     bad = ~(np.abs(values - whole * step) <= 1e-6 * step + 1e-9 * np.abs(values))
     if bad.any():
         row = int(np.argmax(bad))
-        raise DataError(f"{place}: row {row + first_row}: {values[row]} is not a multiple of {step:g}; {remedy}")
+        raise DataError(f"{place}: row {_row(first_row, row)}: {values[row]} is not a multiple of {step:g}; {remedy}")
     large = np.abs(whole) > largest
     if large.any():
         row = int(np.argmax(large))
         raise DataError(
-            f"{place}: row {row + first_row}: {values[row]} is absurdly large for steps of {step:g}; {remedy}"
+            f"{place}: row {_row(first_row, row)}: {values[row]} is absurdly large for steps of {step:g}; {remedy}"
         )
     return whole.astype(np.int64)

@@ -5,22 +5,20 @@ rows are read, with the time at which each was received.
 Source: the layout of hftbacktest's `types.py`.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import no_type_check
 
 import numpy as np
 
-from mfamm_jax.market.events import DataError, Kind, Session
+from mfamm_jax.market.events import NS, DataError, Kind, Session
 from mfamm_jax.market.loaders.assemble import Columns, assemble
-from mfamm_jax.market.loaders.files import check_grid, file_hash, refuse
+from mfamm_jax.market.loaders.files import LATEST_S, check_grid, file_hash, read_records, refuse
 
-FIELDS = ("ev", "exch_ts", "local_ts", "px", "qty", "order_id")
+FIELDS = {"ev": np.uint64, "exch_ts": np.int64, "local_ts": np.int64, "px": float, "qty": float, "order_id": np.uint64}
 EXCHANGE, BUY, SELL = 1 << 31, 1 << 29, 1 << 28
 LEVEL_KINDS = {1: Kind.LEVEL, 2: Kind.TRADE, 3: Kind.CLEAR, 4: Kind.SNAPSHOT}
 ORDER_KINDS = {10: Kind.ADD, 11: Kind.CANCEL, 12: Kind.CANCEL, 13: Kind.TRADE}
-CLEAR, ADD, CANCEL, MODIFY, FILL = 3, 10, 11, 12, 13
+TRADE, CLEAR, ADD, CANCEL, MODIFY, FILL = 2, 3, 10, 11, 12, 13
 
 
 def load_hftbacktest(path: str | Path, *, tick_size: float | None = None, size_unit: float | None = None) -> Session:
@@ -46,7 +44,9 @@ def load_hftbacktest(path: str | Path, *, tick_size: float | None = None, size_u
     known = np.isin(code, [*LEVEL_KINDS, *ORDER_KINDS])
     by_order = bool(np.isin(code, list(ORDER_KINDS)).any())
     if not known.any():
-        raise DataError(f"{file}: no exchange rows of depth, trade or order events among {counts['rows']:,}")
+        raise DataError(
+            f"{file}: no exchange rows of depth, trade or order events among {counts['rows']:,}, expected one"
+        )
     data, code = data[known], code[known]
     if by_order:
         data, code, kind = _order_rows(file, data, code)
@@ -58,19 +58,19 @@ def load_hftbacktest(path: str | Path, *, tick_size: float | None = None, size_u
     # A trade carries its initiator's side, a fill the resting order's.
     aggressor = (kind == Kind.TRADE) & (code != FILL)
     # A clear without a price takes its whole side.
-    price = data["px"].astype(np.float64)
+    price = data["px"]
     whole_side = (kind == Kind.CLEAR) & ~np.isfinite(price)
     farthest = np.where(side < 0, price.max(initial=0.0, where=kind != Kind.CLEAR), 0.0)
     return assemble(
         file.name.split(".")[0],
         Columns(
-            data["exch_ts"].astype(np.int64),
-            data["local_ts"].astype(np.int64),
+            data["exch_ts"],
+            data["local_ts"],
             kind,
             np.where(aggressor, -side, side),
             np.where(whole_side, farthest, price),
             np.where(kind == Kind.CLEAR, 0.0, data["qty"]),
-            data["order_id"].astype(np.uint64),
+            data["order_id"],
         ),
         "orders" if by_order else "levels",
         tick_size=tick_size,
@@ -81,23 +81,22 @@ def load_hftbacktest(path: str | Path, *, tick_size: float | None = None, size_u
 
 
 def _read(file: Path) -> np.ndarray:
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
-    try:
-        with file.open("rb") as stream:
-            content = np.load(stream, allow_pickle=False)
-            data = content if isinstance(content, np.ndarray) else content["data"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    kinds = {name: "f" if kind is float else "iu" for name, kind in FIELDS.items()}
+    found = read_records(file, kinds, "hftbacktest's event records")
+    if len(found) == 0:
+        raise DataError(f"{file}: no events; expected at least one")
+    for name in ("exch_ts", "local_ts"):
+        bad = ((found[name] < 0) | (found[name] > LATEST_S * NS)) & (found["ev"].astype(np.uint64) & EXCHANGE != 0)
+        refuse(file, bad, name, found[name], "UTC nanoseconds before 2100; correct or remove the row")
+    data = np.empty(len(found), list(FIELDS.items()))
+    for name, kind in FIELDS.items():
+        data[name] = found[name].astype(kind)
+    rows = np.flatnonzero(data["ev"] & EXCHANGE)
+    back = np.flatnonzero(np.diff(data["exch_ts"][rows]) < 0)
+    if len(back):
         raise DataError(
-            f'{file}: not an npz file with an array "data" ({error}); convert or download it again'
-        ) from error
-    missing = [name for name in FIELDS if name not in (data.dtype.names or ())]
-    if missing:
-        raise DataError(f"{file}: no field {', '.join(missing)}; expected hftbacktest's event records")
-    if len(data) == 0:
-        raise DataError(f"{file}: no events")
-    if (np.diff(data["exch_ts"][(data["ev"] & EXCHANGE) != 0]) < 0).any():
-        raise DataError(f"{file}: exchange times go backwards; run hftbacktest's correct_event_order on it")
+            f"{file}: row {rows[back[0] + 1] + 1}: exchange times go backwards; run hftbacktest's correct_event_order on it"
+        )
     return data
 
 
@@ -106,12 +105,19 @@ def _check(file: Path, data: np.ndarray, code: np.ndarray, tick_size: float | No
     priced = np.isin(code, [kind for kind in (*LEVEL_KINDS, *ORDER_KINDS) if kind != CLEAR])
     priced &= (data["ev"] & EXCHANGE) != 0
     columns = {}
+    # A cancelled order is known by its number.
+    needed = priced & (code != CANCEL)
     for name in ("px", "qty"):
-        values = data[name].astype(np.float64)
-        # A cancelled order is known by its number.
-        needed = priced & (code != CANCEL)
-        refuse(file, ~(np.isfinite(values) & (values >= 0)) & needed, name, values, "a number >= 0")
-        columns[name] = np.where(needed, values, 0.0)
+        values = data[name]
+        usable = np.isfinite(values) & (values >= 0)
+        refuse(file, ~usable & needed, name, values, "a number >= 0")
+        columns[name] = np.where(priced & usable, values, 0.0)
+    executed = needed & np.isin(code, (TRADE, FILL))
+    rests = needed & ~executed & (columns["qty"] > 0)
+    refuse(file, executed & (columns["qty"] == 0), "qty", data["qty"], "> 0 of a trade; remove the row")
+    refuse(file, (executed | rests) & (columns["px"] == 0), "px", data["px"], "> 0; remove the row")
+    has_side = (data["ev"] & BUY != 0) ^ (data["ev"] & SELL != 0)
+    refuse(file, needed & (code != TRADE) & ~has_side, "ev", data["ev"], "a flag of one side, buy or sell")
     check_grid(file, {"px": columns["px"]}, {"qty": columns["qty"]}, tick_size, size_unit, 1)
 
 
@@ -132,7 +138,7 @@ def _order_rows(file: Path, data: np.ndarray, code: np.ndarray) -> tuple[np.ndar
             if event == MODIFY and is_left and before[0] == price and size <= before[1]:
                 rows.append((row, Kind.CANCEL, price, before[1] - size))
                 continue
-            if event == MODIFY and is_left:
+            if is_left:  # an addition, too, takes the place of what the number stood for
                 rows.append((row, Kind.DELETE, *before))
             rows.append((row, Kind.ADD, price, size))
         elif event == CANCEL:

@@ -13,7 +13,6 @@ Source: Nasdaq TotalView-ITCH 5.0 specification; the frames are Nasdaq's BinaryF
 
 import datetime
 import struct
-import zlib
 import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,16 @@ from typing import Any, no_type_check
 import numpy as np
 
 from mfamm_jax.market.events import NS, BookUpdates, DataError, Kind, Session
-from mfamm_jax.market.loaders.files import BLOCK_BYTES, file_hash, open_binary
+from mfamm_jax.market.loaders.files import (
+    BLOCK_BYTES,
+    DAY_NS,
+    MAX_TICKS,
+    file_hash,
+    first_of,
+    open_binary,
+    read_block,
+    shown,
+)
 
 CENT = 100  # file units of 0.0001
 STATES = {b"H": -1, b"P": -1, b"Q": 0, b"T": 1}
@@ -53,7 +61,8 @@ def load_itch(path: str | Path, *, symbol: str | None = None, session_date: str 
         try:
             stock.apply(ITCH50MarketMessage.from_bytes(content))
         except (struct.error, ValueError, KeyError) as error:
-            raise DataError(f"{file}: message {number:,}: {error}; expected ITCH 5.0") from error
+            what = f"unknown code {error}" if isinstance(error, KeyError) else first_of(error)
+            raise DataError(f"{file}: message {number:,}: {what}; expected ITCH 5.0") from error
     if not stock.rows:
         raise DataError(f"{file}: no order or trade of {symbol}; give another symbol")
     updates, unit, off_tick, notes = _updates(stock)
@@ -100,35 +109,34 @@ def _messages_of(file: Path, symbol: str | None, by_type: list[int]) -> Iterator
     if locate is None:
         listed = ", ".join(stock.decode(errors="replace").strip() for stock in stocks[:SHOWN])
         more = ", ..." if len(stocks) > SHOWN else ""
-        raise DataError(f"{file}: no stock {symbol or 'given'}; symbol must be one of {listed or '(none)'}{more}")
+        raise DataError(
+            f"{file}: no stock {symbol or 'given'}; symbol must be one of {shown(listed) or '(none)'}{more}"
+        )
 
 
 @no_type_check
 def _messages(file: Path) -> Iterator[bytes]:
     """Messages without their lengths; a length of zero ends the file."""
     rest, number = b"", 0
-    try:
-        with open_binary(file) as stream:
-            while block := stream.read(BLOCK_BYTES):
-                block = rest + block
-                start, end = 0, len(block)
-                while start + 2 <= end:
-                    stop = start + 2 + (block[start] << 8 | block[start + 1])
-                    if stop > end:
-                        break
-                    if stop == start + 2:
-                        if block[stop:] or stream.read(1):
-                            raise DataError(
-                                f"{file}: message {number + 1:,}: length 0, but the file goes on; the lengths are damaged: "
-                                "write each message's true length (by its type) in front of it"
-                            )
-                        return
-                    number += 1
-                    yield block[start + 2 : stop]
-                    start = stop
-                rest = block[start:]
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{file}: truncated or damaged archive ({error}); download it again") from error
+    with open_binary(file) as stream:
+        while block := read_block(file, stream, BLOCK_BYTES):
+            block = rest + block
+            start, end = 0, len(block)
+            while start + 2 <= end:
+                stop = start + 2 + (block[start] << 8 | block[start + 1])
+                if stop > end:
+                    break
+                if stop == start + 2:
+                    if block[stop:] or read_block(file, stream, 1):
+                        raise DataError(
+                            f"{file}: message {number + 1:,}: length 0, but the file goes on; the lengths are damaged: "
+                            "write each message's true length (by its type) in front of it"
+                        )
+                    return
+                number += 1
+                yield block[start + 2 : stop]
+                start = stop
+            rest = block[start:]
     if rest:
         raise DataError(f"{file}: ends within message {number + 1:,}; download it again")
     if not number:
@@ -144,12 +152,14 @@ class _Stock:
     def __init__(self):
         self.orders: dict[int, list[int]] = {}
         self.rows: list[tuple[int, int, int, int, int, int]] = []
-        self.counts = dict.fromkeys(("unknown_orders", "not_printable", "broken_trades"), 0)
+        self.counts = dict.fromkeys(("unknown_orders", "repeated_adds", "not_printable", "broken_trades"), 0)
 
     @no_type_check
     def apply(self, message: Any) -> None:
         """Appends the rows of one message."""
         letter, t_ns = message.type, message.timestamp
+        if t_ns >= DAY_NS:
+            raise ValueError(f"time {t_ns} ns, which is after the day's end")
         if letter in (b"A", b"F"):
             self.add(t_ns, message.order_ref, SIDES[message.bsindicator], message.price, message.shares)
         elif letter in (b"E", b"C", b"X", b"D", b"U"):
@@ -163,15 +173,18 @@ class _Stock:
                     self.add(t_ns, message.new_ref, order[0], message.price, message.shares)
             elif letter == b"E" or (letter == b"C" and message.printable != b"N"):
                 price = message.execution_price if letter == b"C" else order[1]
+                _check(price, message.shares)
                 self.take(t_ns, Kind.TRADE, reference, message.shares, price)
             else:
                 self.counts["not_printable"] += letter == b"C"
                 shares = message.canceled_shares if letter == b"X" else message.shares
                 self.take(t_ns, Kind.CANCEL, reference, shares)
         elif letter == b"P":
+            _check(message.price, message.shares)
             side = SIDES[message.bsindicator]
             self.rows.append((t_ns, Kind.HIDDEN_TRADE, side, message.price, message.shares, 0))
         elif letter == b"Q" and message.shares:
+            _check(message.cross_price, message.shares)
             self.rows.append((t_ns, Kind.CROSS, 0, message.cross_price, message.shares, 0))
         elif letter == b"H":
             self.rows.append((t_ns, Kind.HALT, 0, STATES[message.state], 0, 0))
@@ -179,18 +192,29 @@ class _Stock:
             self.counts["broken_trades"] += 1
 
     def add(self, t_ns: int, reference: int, side: int, price: int, shares: int) -> None:
-        """New order."""
+        """New order, in place of one with the same reference."""
+        _check(price, shares)
+        if reference in self.orders:
+            self.counts["repeated_adds"] += 1
+            self.take(t_ns, Kind.DELETE, reference, self.orders[reference][2])
         self.orders[reference] = [side, price, shares]
         self.rows.append((t_ns, Kind.ADD, side, price, shares, reference))
 
     def take(self, t_ns: int, kind: int, reference: int, shares: int, price: int | None = None) -> None:
         """Less of an order; the last of it when cancelled is a DELETE."""
         order = self.orders[reference]
+        if shares > order[2]:
+            raise ValueError(f"{shares} shares of an order that has {order[2]} left")
         order[2] -= shares
         if order[2] <= 0:
             del self.orders[reference]
             kind = Kind.DELETE if kind == Kind.CANCEL else kind
         self.rows.append((t_ns, kind, order[0], order[1] if price is None else price, shares, reference))
+
+
+def _check(price: int, shares: int) -> None:
+    if not 0 < price <= MAX_TICKS or shares <= 0:
+        raise ValueError(f"{shares} shares at a price of {price} x 0.0001")
 
 
 def _updates(stock: _Stock) -> tuple[BookUpdates, int, int, tuple[str, ...]]:

@@ -1,14 +1,21 @@
 """Measured order latencies: hftbacktest's npz records, or csv or Parquet columns, of request, exchange and response times."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from mfamm_jax.market.events import DataError
-from mfamm_jax.market.loaders.files import nanoseconds, read_csv
+from mfamm_jax.market.events import NS, DataError
+from mfamm_jax.market.loaders.files import (
+    LATEST_S,
+    PARQUET_ERRORS,
+    first_of,
+    is_whole,
+    nanoseconds,
+    read_csv,
+    read_records,
+    refuse,
+)
 
 COLUMNS = ("req_ts", "exch_ts", "resp_ts")
 
@@ -29,9 +36,9 @@ def load_latencies(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray
         raise DataError(f"{file}: no such file")
     request, exchange, response = _columns(file)
     if len(request) == 0:
-        raise DataError(f"{file}: no latencies")
+        raise DataError(f"{file}: no latencies; expected rows of {', '.join(COLUMNS)}")
     request, response = nanoseconds(f"{file}: req_ts", request), nanoseconds(f"{file}: resp_ts", response)
-    handled = exchange > 0
+    handled = exchange != 0
     if handled.any():
         given = np.where(handled, exchange, exchange[handled][0])  # keeps the rows for the error
         exchange = np.where(handled, nanoseconds(f"{file}: exch_ts", given), exchange)
@@ -48,33 +55,23 @@ def load_latencies(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _columns(file: Path) -> tuple[np.ndarray, ...]:
-    try:
-        if file.suffix in (".npz", ".npy"):
-            with file.open("rb") as stream:
-                content = np.load(stream, allow_pickle=False)
-                table = content if isinstance(content, np.ndarray) else content["data"]
-                found = [pl.Series(name, np.ascontiguousarray(table[name])) for name in COLUMNS]
-        elif file.suffix == ".parquet":
+    columns = f"the columns {', '.join(COLUMNS)}"
+    if file.suffix in (".npz", ".npy"):
+        table = read_records(file, dict.fromkeys(COLUMNS, "iu"), columns)
+        found = [pl.Series(name, np.ascontiguousarray(table[name])) for name in COLUMNS]
+    elif file.suffix == ".parquet":
+        try:
             frame = pl.read_parquet(file, columns=list(COLUMNS))
-            found = [frame[name].to_physical() for name in COLUMNS]
-        else:
-            frame = read_csv(file, {name: pl.Int64() for name in COLUMNS}, has_header=True)
-            found = [frame[name] for name in COLUMNS]
-    except (
-        KeyError,
-        IndexError,
-        ValueError,
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        pl.exceptions.PolarsError,
-    ) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{file}: expected the columns {', '.join(COLUMNS)} ({error})") from error
+        except PARQUET_ERRORS as error:
+            raise DataError(f"{file}: expected {columns} ({first_of(error)})") from error
+        found = [frame[name].to_physical() for name in COLUMNS]
+    else:
+        frame = read_csv(file, {name: pl.Int64() for name in COLUMNS}, has_header=True)
+        found = [frame[name] for name in COLUMNS]
     for column in found:
-        if not column.dtype.is_integer() or column.null_count():
+        if not is_whole(column.dtype) or column.null_count():
             what = "missing in places" if column.null_count() else str(column.dtype).lower()
             raise DataError(f"{file}: {column.name} is {what}, expected whole numbers without gaps")
+        large = column.to_numpy() > LATEST_S * NS
+        refuse(file, large, column.name, column, "UTC epoch times before 2100; correct or remove the row")
     return tuple(column.to_numpy().astype(np.int64) for column in found)

@@ -11,7 +11,6 @@ import io
 import os
 import re
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from mfamm_jax.market.events import NS, BookSnapshots, BookUpdates, DataError, Kind, Session
+from mfamm_jax.market.loaders.files import ARCHIVE_ERRORS, MAX_SIZE, first_of, no_table, shown
 
 PRICE_UNITS = 10_000  # file units per unit of currency
 DUMMY = 9_999_999_999  # price of a level that does not exist
@@ -68,12 +68,14 @@ def load_lobster(
     if n_off_tick:
         notes = (*notes, f"{n_off_tick:,} hidden executions off the tick grid, moved to the next tick towards the mid")
     return Session(
-        name=_session_name(message_name),
+        name=_session_name(Path(message_name).name),
         tick_size=tick,
         updates=updates,
         books=_books(book_name, prices, sizes, unit),
         clock=CLOCK,
-        source=tuple((n, hashlib.sha256(b).hexdigest()) for n, b in ((message_name, message), (book_name, book))),
+        source=tuple(
+            (Path(n).name, hashlib.sha256(b).hexdigest()) for n, b in ((message_name, message), (book_name, book))
+        ),
         notes=notes,
         n_off_tick=n_off_tick,
     )
@@ -85,10 +87,10 @@ def _session_name(file: str) -> str:
 
 
 def _open_pair(path: Path) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
-    """Names and bytes (csv, unpacked) of the message and the book file."""
+    """Places, for errors, and bytes (csv, unpacked) of the message and the book file."""
     if path.is_dir():
-        message, book = _pair([p.name for p in path.iterdir() if p.is_file()], str(path))
-        return (message, _read(path / message)), (book, _read(path / book))
+        message, book = (path / name for name in _pair([p.name for p in path.iterdir() if p.is_file()], str(path)))
+        return (str(message), _read(message)), (str(book), _read(book))
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder; give a LOBSTER folder, message file or zip")
     if path.suffix == ".zip":
@@ -96,9 +98,9 @@ def _open_pair(path: Path) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
     if "message" not in path.name:
         raise DataError(f'{path}: expected a file with "message" in its name, a folder or a .zip')
     plain = path.name.removesuffix(".gz").replace("message", "orderbook")
-    for name in (plain, plain + ".gz"):
-        if (path.parent / name).is_file():
-            return (path.name, _read(path)), (name, _read(path.parent / name))
+    for book in (path.parent / plain, path.parent / f"{plain}.gz"):
+        if book.is_file():
+            return (str(path), _read(path)), (str(book), _read(book))
     raise DataError(f"{path}: its order-book file {plain}[.gz] is missing beside it")
 
 
@@ -107,9 +109,12 @@ def _open_zip(path: Path) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
         with zipfile.ZipFile(path) as archive:
             members = {Path(name).name: name for name in archive.namelist()}
             message, book = _pair(list(members), str(path))
-            return (message, archive.read(members[message])), (book, archive.read(members[book]))
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{path}: not a complete zip archive ({error}); download it again") from error
+            contents = archive.read(members[message]), archive.read(members[book])
+            return (f"{path}/{message}", contents[0]), (f"{path}/{book}", contents[1])
+    except DataError:
+        raise
+    except ARCHIVE_ERRORS as error:
+        raise DataError(f"{path}: not a complete zip archive ({first_of(error)}); download it again") from error
 
 
 def _pair(names: list[str], place: str) -> tuple[str, str]:
@@ -128,7 +133,7 @@ def _pair(names: list[str], place: str) -> tuple[str, str]:
         )
     raise DataError(
         f"{place}: no pair TICKER_YYYY-MM-DD_START_END_message_K.csv[.gz] with its orderbook file; "
-        f"found {', '.join(sorted(names)) or 'nothing'}"
+        f"found {shown(', '.join(sorted(names)) or 'nothing')}; give the vendor's files under their names"
     )
 
 
@@ -138,22 +143,23 @@ def _read(path: Path) -> bytes:
         return content
     try:
         return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path.name}: truncated or damaged gzip ({error}); download it again") from error
+    except ARCHIVE_ERRORS as error:
+        raise DataError(f"{path}: truncated or damaged gzip ({first_of(error)}); download it again") from error
 
 
-def _table(name: str, content: bytes, columns: list[str], as_text: bool = False) -> pl.DataFrame:
+def _table(content: bytes, columns: list[str], as_text: bool = False) -> pl.DataFrame:
     """Columns of whole numbers; the first message column (time) stays text."""
     types = [pl.String if as_text or column == "time" else pl.Int64 for column in columns]
     return pl.read_csv(io.BytesIO(content), has_header=False, schema=dict(zip(columns, types)))
 
 
 def _read_table(name: str, content: bytes, columns: list[str]) -> pl.DataFrame:
+    content = content.rstrip()
     try:
-        table = _table(name, content, columns)
-    except pl.exceptions.PolarsError:
+        table = _table(content, columns)
+    except (pl.exceptions.PolarsError, OSError):  # OSError: what looks compressed and is not
         table = None
-    if table is None or table.null_count().sum_horizontal().item() > 0:
+    if table is None or table.null_count().sum_horizontal().item() > 0 or table.height != content.count(b"\n") + 1:
         raise _bad_cell(name, content, columns)
     return table
 
@@ -161,14 +167,17 @@ def _read_table(name: str, content: bytes, columns: list[str]) -> pl.DataFrame:
 def _bad_cell(name: str, content: bytes, columns: list[str]) -> DataError:
     """Finds the first cell that is no whole number."""
     try:
-        text = _table(name, content, columns, as_text=True)
-    except pl.exceptions.PolarsError as error:
-        return DataError(f"{name}: not a csv table of {len(columns)} columns ({str(error).splitlines()[0]})")
-    for column in columns[1:] if columns[0] == "time" else columns:
-        bad = text[column].cast(pl.Int64, strict=False).is_null().arg_max()
-        if bad is not None and text[column].cast(pl.Int64, strict=False).is_null()[bad]:
-            return DataError(f"{name}: row {bad + 1}: {column} is {text[column][bad]!r}, expected a whole number")
-    return DataError(f"{name}: a time is missing")
+        text = _table(content, columns, as_text=True)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        return no_table(name, content, len(columns), 0, first_of(error))
+    if text.height != content.count(b"\n") + 1:
+        return no_table(name, content, len(columns), 0, "a quote mark that goes on over several lines")
+    for column in columns:
+        bad = (text[column] if column == "time" else text[column].cast(pl.Int64, strict=False)).is_null()
+        if bad.any():
+            row, expected = bad.arg_max() or 0, "a number of seconds" if column == "time" else "a whole number"
+            return DataError(f"{name}: row {row + 1}: {column} is {text[column][row]!r}, expected {expected}")
+    return no_table(name, content, len(columns), 0, "cells that are no whole numbers")
 
 
 def _n_columns(name: str, content: bytes) -> int:
@@ -199,7 +208,7 @@ def _read_messages(name: str, content: bytes) -> pl.DataFrame:
 def _read_book(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Prices and sizes, int64 (N, 2 K): ask, bid per level."""
     n = _n_columns(name, content)
-    match = NAME.fullmatch(name)
+    match = NAME.fullmatch(Path(name).name)
     if n % 4 or (match and n != 4 * int(match["levels"])):
         expected = f"{4 * int(match['levels'])} (4 per level)" if match else "4 per level"
         raise DataError(f"{name}: {n} columns, expected {expected}")
@@ -219,10 +228,11 @@ def _check_messages(name: str, messages: pl.DataFrame) -> None:
     halt = kind == 7
     checks = (
         ((kind < 1) | (kind > 7), "type", kind, "expected 1 to 7"),
-        (np.abs(side) != 1, "direction", side, "expected 1 (buy) or -1 (sell)"),
+        (~np.isin(side, (-1, 1)), "direction", side, "expected 1 (buy) or -1 (sell)"),
         (np.where(halt, size < 0, (size <= 0) & (kind != 6)), "size", size, "expected > 0"),
         ((price <= 0) & ~halt, "price", price, "expected > 0 (price x 10,000)"),
-        (halt & (np.abs(price) > 1), "price", price, "expected -1, 0 or 1 on a trading halt"),
+        (halt & ~np.isin(price, (-1, 0, 1)), "price", price, "expected -1, 0 or 1 on a trading halt"),
+        (size > MAX_SIZE, "size", size, "expected at most 2^53; check the column"),
     )
     for bad, column, values, expected in checks:
         row = _first(bad)
@@ -237,16 +247,22 @@ def _check_book(name: str, prices: np.ndarray, sizes: np.ndarray) -> None:
     """Sizes are not negative, displayed levels have prices, better levels come first."""
     present = sizes > 0
     displayed = (prices > 0) & (prices < DUMMY)
-    for bad, what, values in ((sizes < 0, "size", sizes), (present & ~displayed, "price", prices)):
+    for bad, what, values in (
+        ((sizes < 0) | (sizes > MAX_SIZE), "size", sizes),
+        (present & ~displayed, "price", prices),
+    ):
         row = _first(bad.any(1))
         if row is not None:
             worst = values[row][bad[row]][0]
             raise DataError(f"{name}: row {row + 1}: {what} is {worst}, expected > 0 or size 0 for an absent level")
+    row = _first((present[:, 2:] & ~present[:, :-2]).any(1))
+    if row is not None:
+        raise DataError(f"{name}: row {row + 1}: a level behind an absent one, expected the occupied levels first")
     for column, sign, side in ((0, 1, "ask"), (1, -1, "bid")):
         both = present[:, column:-2:2] & present[:, column + 2 :: 2]
         row = _first((both & (sign * np.diff(prices[:, column::2], axis=1) <= 0)).any(1))
         if row is not None:
-            raise DataError(f"{name}: row {row + 1}: {side} levels are not sorted from the best one on")
+            raise DataError(f"{name}: row {row + 1}: {side} levels are not sorted, expected the best one first")
 
 
 def _uncrossed(name: str, prices: np.ndarray, sizes: np.ndarray, crossed: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -298,7 +314,7 @@ def _updates(name: str, messages: pl.DataFrame, unit: int) -> tuple[BookUpdates,
         side=np.where(halt, 0, side).astype(np.int8),
         price_ticks=np.where(halt, price, ticks).astype(np.int32),
         size=messages["size"].to_numpy().astype(np.float32),
-        order_id=messages["order id"].to_numpy().astype(np.uint64),
+        order_id=np.maximum(messages["order id"].to_numpy(), 0).astype(np.uint64),
     )
     return updates, int(off.sum())
 

@@ -3,13 +3,16 @@
 import dataclasses
 import difflib
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from mfamm_jax.market.events import DataError
-from mfamm_jax.market.loaders.files import file_hash, read_blocks
+from mfamm_jax.market.loaders.files import PARQUET_ERRORS, file_hash, first_of, read_blocks, refuse, shown
+
+NUMBER = re.compile(r"[-+]?\d*\.\d+(e[-+]?\d+)?", re.IGNORECASE)  # whole numbers may be tickers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +54,12 @@ def load_panel(path: Path | str, columns: tuple[str, ...] = (), *, prices: bool 
             frame = pl.read_parquet(path)
         else:
             frame = pl.read_csv(io.BytesIO(b"".join(read_blocks(path))), infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a table: {error}") from error
+    except PARQUET_ERRORS as error:
+        raise DataError(
+            f"{path}: cannot be read as a table ({first_of(error)}); expected csv or Parquet, a row per time; correct it "
+            "or download it again"
+        ) from error
+    _check_text(frame, path)
     if len(frame) < 3:
         raise DataError(f"{path}: {len(frame)} rows, expected at least 3")
     _check_times(frame, path)
@@ -61,7 +68,7 @@ def load_panel(path: Path | str, columns: tuple[str, ...] = (), *, prices: bool 
         if name not in frame.columns:
             near = difflib.get_close_matches(name, frame.columns, 1)
             hint = f'; did you mean "{near[0]}"?' if near else ""
-            raise DataError(f'{path}: no column "{name}"{hint} Columns: {", ".join(frame.columns)}')
+            raise DataError(f'{path}: no column "{name}"{hint} Columns: {shown(", ".join(frame.columns))}')
         if not frame[name].dtype.is_numeric():
             raise DataError(f'{path}: column "{name}" holds {frame[name].dtype}, expected numbers')
     if len(names) < n_least:
@@ -85,16 +92,31 @@ def _is_time(name: str) -> bool:
     return name.lower().startswith(("ts", "time", "date"))
 
 
+def _check_text(frame: pl.DataFrame, path: Path) -> None:
+    """Refuses what would lose a row or a column: no names in the first row, an open quote mark, a word among numbers."""
+    if path.suffix != ".parquet" and any(NUMBER.fullmatch(name) for name in frame.columns):
+        raise DataError(f"{path}: row 1 is {shown(', '.join(frame.columns))}, expected the names of the columns")
+    for name in frame.columns:
+        if frame[name].dtype != pl.String or _is_time(name):
+            continue
+        cells = frame[name].fill_null("")
+        refuse(path, cells.str.contains("\n").to_numpy(), f'"{name}"', cells, "one line; close its quote mark")
+        words = cells.str.strip_chars().cast(pl.Float64, strict=False).is_null().to_numpy()
+        if 2 * words.sum() < len(words):
+            refuse(path, words, f'"{name}"', cells, "a number as in the other rows; fill or drop gaps first")
+
+
 def _check_times(frame: pl.DataFrame, path: Path) -> None:
     """The first column, if it is one of times, rises."""
     first = frame.columns[0]
     if not _is_time(first):
         return
-    wrong = (
-        frame[first].diff() if frame[first].dtype != pl.String else frame[first].rank("dense").cast(pl.Int64).diff()
-    )[1:]
-    backward = np.flatnonzero(~(wrong.cast(pl.Int64).fill_null(0).to_numpy() > 0))
-    if len(backward):
-        raise DataError(
-            f'{path}: row {backward[0] + 2}: "{first}" is {frame[first][int(backward[0]) + 1]}, not later than the row before'
-        )
+    times = frame[first]
+    if times.dtype in (pl.Categorical, pl.Enum):
+        times = times.cast(pl.String)
+    if not (times.dtype.is_numeric() or times.dtype.is_temporal() or times.dtype == pl.String):
+        raise DataError(f'{path}: column "{first}" holds {times.dtype}, expected times')
+    later = (times[1:] > times[:-1]).fill_null(False)
+    if times.dtype.is_float():
+        later = later & times[1:].is_finite().fill_null(False)
+    refuse(path, np.append(False, ~later.to_numpy()), f'"{first}"', times, "a time later than the row before")

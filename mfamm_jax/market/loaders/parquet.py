@@ -24,7 +24,19 @@ import polars as pl
 
 from mfamm_jax.market.events import BookUpdates, DataError, Feed, Kind, Session
 from mfamm_jax.market.loaders.assemble import Columns, assemble
-from mfamm_jax.market.loaders.files import DECIMALS, check_grid, file_hash, grid_step, nanoseconds, refuse
+from mfamm_jax.market.loaders.files import (
+    DECIMALS,
+    MAX_SIZE,
+    PARQUET_ERRORS,
+    check_grid,
+    file_hash,
+    first_of,
+    grid_step,
+    is_whole,
+    nanoseconds,
+    refuse,
+    shown,
+)
 
 REQUIRED = ("t_ns", "kind", "side", "price", "size")
 OPTIONAL = ("order_id", "local_ns")
@@ -32,6 +44,8 @@ KINDS = tuple(kind.name.lower() for kind in Kind)  # by number
 SIDES = ("ask", "none", "bid")  # -1, 0, +1
 ORDER_KINDS = (Kind.ADD, Kind.CANCEL, Kind.DELETE)
 LEVEL_KINDS = (Kind.LEVEL, Kind.SNAPSHOT)
+TRADE_KINDS = (Kind.TRADE, Kind.HIDDEN_TRADE)
+EARLIEST_NS, LATEST_NS = -(2**61), 2**62  # differences of such times fit int64
 
 
 def load_parquet(
@@ -66,8 +80,16 @@ def load_parquet(
     sideless = (side == 0) & np.isin(kind, (*ORDER_KINDS, *LEVEL_KINDS))
     refuse(file, sideless, "side", table["side"], "bid or ask on rows that change the book")
     price, size = _values(file, table, "price", kind), _values(file, table, "size", kind)
-    tick_size = tick_size or _number(file, metadata, "tick_size") or grid_step([_displayed(price, kind)])
-    size_unit = size_unit or _number(file, metadata, "size_unit")
+    traded = np.isin(kind, TRADE_KINDS)
+    refuse(file, traded & (size == 0), "size", size, "> 0 of a trade; remove the row")
+    needed = traded | np.isin(kind, (Kind.ADD, *LEVEL_KINDS)) & (size > 0)
+    refuse(file, needed & (price == 0), "price", price, "> 0 beside a size; remove the row")
+    tick_size = tick_size or _step(file, metadata, "tick_size")
+    size_unit = size_unit or _step(file, metadata, "size_unit")
+    if tick_size is None:
+        shown = _displayed(kind)
+        check_grid(file, {"price": np.where(shown, price, 0.0)}, {}, None, None, 1)
+        tick_size = grid_step([price[shown]])
     price, n_off_tick = _on_grid(price, kind, side, tick_size)
     priced = ~np.isin(kind, (Kind.CLEAR, Kind.HALT))
     on_grid = {"price": np.where(priced, price, 0.0)}, {"size": np.where(priced, size, 0.0)}
@@ -86,6 +108,8 @@ def load_parquet(
     )
     stated = _number(file, metadata, "epoch_ns", int)
     epoch = session.epoch_ns if stated is None else int(stated)
+    if not EARLIEST_NS <= epoch <= LATEST_NS:
+        raise DataError(f"{file}: metadata epoch_ns is {epoch}, expected UTC nanoseconds; write the file again")
     return dataclasses.replace(
         session,
         updates=_since(session.updates, epoch - session.epoch_ns),
@@ -132,8 +156,10 @@ def _metadata(file: Path) -> dict[str, str]:
         raise DataError(f"{file}: no such file")
     try:
         return pl.read_parquet_metadata(file)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{file}: not a complete Parquet file ({error}); write or download it again") from error
+    except PARQUET_ERRORS as error:
+        raise DataError(
+            f"{file}: not a complete Parquet file ({first_of(error)}); write or download it again"
+        ) from error
 
 
 def _read(file: Path, columns: dict[str, str]) -> pl.DataFrame:
@@ -141,26 +167,31 @@ def _read(file: Path, columns: dict[str, str]) -> pl.DataFrame:
     unknown = sorted(set(columns.values()) - {*REQUIRED, *OPTIONAL})
     if unknown:
         raise DataError(f"{file}: columns maps to {', '.join(unknown)}; expected {', '.join((*REQUIRED, *OPTIONAL))}")
-    found = pl.read_parquet_schema(file)
+    try:
+        found = pl.read_parquet_schema(file)
+    except PARQUET_ERRORS as error:
+        raise DataError(f"{file}: damaged Parquet file ({first_of(error)}); write or download it again") from error
     own = {name: name for name in (*REQUIRED, *OPTIONAL)} | {name: mine for mine, name in columns.items()}
     missing = [own[name] for name in (*REQUIRED, *columns.values()) if own[name] not in found]
     if missing:
         raise DataError(
-            f"{file}: no column {', '.join(dict.fromkeys(missing))}; found {', '.join(found)}; name your columns with "
+            f"{file}: no column {', '.join(dict.fromkeys(missing))}; found {shown(', '.join(found))}; name your columns with "
             'columns = {"own name": "name in the schema"}'
         )
     used = {own[name]: name for name in own if own[name] in found}
     for mine, name in used.items():
-        fits = {"kind": _is_text, "side": _is_text, "price": _is_number, "size": _is_number}.get(name, _is_integer)
+        fits = {"kind": _is_text, "side": _is_text, "price": _is_number, "size": _is_number}.get(name, is_whole)
         if not fits(found[mine]):
             expected = (
                 "text" if fits is _is_text else "numbers" if fits is _is_number else "integers (nanoseconds, ids)"
             )
-            raise DataError(f"{file}: column {mine} holds {found[mine]}, expected {expected}; cast it before writing")
+            raise DataError(
+                f"{file}: column {shown(mine)} holds {found[mine]}, expected {expected}; cast it before writing"
+            )
     try:
         table = pl.read_parquet(file, columns=list(used)).rename(used)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{file}: damaged Parquet file ({error}); write or download it again") from error
+    except PARQUET_ERRORS as error:
+        raise DataError(f"{file}: damaged Parquet file ({first_of(error)}); write or download it again") from error
     if table.height == 0:
         raise DataError(f"{file}: empty; expected rows of {', '.join(REQUIRED)}")
     for name in table.columns:
@@ -181,10 +212,6 @@ def _is_number(dtype) -> bool:
     return dtype.is_numeric()
 
 
-def _is_integer(dtype) -> bool:
-    return dtype.is_integer()
-
-
 def _number(file: Path, metadata: dict[str, str], name: str, kind: type = float) -> float | int | None:
     """A number of the metadata; None = not there."""
     try:
@@ -193,9 +220,21 @@ def _number(file: Path, metadata: dict[str, str], name: str, kind: type = float)
         raise DataError(f"{file}: metadata {name} is {metadata[name]!r}, expected a number") from error
 
 
+def _step(file: Path, metadata: dict[str, str], name: str) -> float | None:
+    """A tick or size unit of the metadata; None = not there."""
+    step = _number(file, metadata, name)
+    if step is not None and not 0 < step <= MAX_SIZE:
+        raise DataError(f"{file}: metadata {name} is {metadata[name]!r}, expected a number > 0 and at most 2^53")
+    return step
+
+
 def _times(file: Path, table: pl.DataFrame, name: str, is_ours: bool) -> np.ndarray:
-    times = table[name].cast(pl.Int64).to_numpy()
-    return times if is_ours else nanoseconds(f"{file}: {name}", times)
+    times = table[name]
+    numbers = times.to_numpy()
+    outside = (numbers < EARLIEST_NS) | (numbers > LATEST_NS)
+    refuse(file, outside, name, times, "UTC nanoseconds since 1970; correct or remove the row")
+    numbers = numbers.astype(np.int64)
+    return numbers if is_ours else nanoseconds(f"{file}: {name}", numbers)
 
 
 def _words(file: Path, table: pl.DataFrame, name: str, words: tuple[str, ...]) -> np.ndarray:
@@ -212,15 +251,16 @@ def _values(file: Path, table: pl.DataFrame, name: str, kind: np.ndarray) -> np.
     values = (column.cast(pl.String) if column.dtype == pl.Float32 else column).cast(pl.Float64).to_numpy()
     halt = kind == Kind.HALT
     refuse(file, ~(np.isfinite(values) & ((values >= 0) | halt)), name, values, ">= 0; remove the row")
+    refuse(file, values > MAX_SIZE, name, values, "at most 2^53; correct or remove the row")
     if name == "price":
         refuse(file, halt & ~np.isin(values, (-1, 0, 1)), name, values, "-1, 0 or 1 on a halt row")
     return values
 
 
-def _displayed(price: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Prices on the tick grid: hidden trades may be off it."""
+def _displayed(kind: np.ndarray) -> np.ndarray:
+    """bool (N,): rows with prices on the tick grid; hidden trades may be off it."""
     shown = ~np.isin(kind, (Kind.CLEAR, Kind.HALT, Kind.HIDDEN_TRADE))
-    return price[shown] if shown.any() else price[kind == Kind.HIDDEN_TRADE]
+    return shown if shown.any() else kind == Kind.HIDDEN_TRADE
 
 
 def _on_grid(price: np.ndarray, kind: np.ndarray, side: np.ndarray, tick: float) -> tuple[np.ndarray, int]:
@@ -241,6 +281,8 @@ def _feed(file: Path, kind: np.ndarray, stated: str | None) -> Feed:
     if stated not in (None, *get_args(Feed)):
         raise DataError(f"{file}: metadata feed is {stated!r}, expected {', '.join(get_args(Feed))}")
     found = "orders" if by_order else "levels" if by_level else "trades"
+    if found != "trades" and stated not in (None, found):
+        raise DataError(f"{file}: metadata feed is {stated}, expected {found} as its rows are; write the file again")
     return cast(Feed, stated or found)
 
 

@@ -15,7 +15,7 @@ import polars as pl
 from mfamm_jax.market.events import DataError, Kind, Session
 from mfamm_jax.market.loaders.assemble import Columns, assemble
 from mfamm_jax.market.loaders.book_rows import BookColumns, assemble_books
-from mfamm_jax.market.loaders.files import check_grid, file_hash, first_line, nanoseconds, read_csv, refuse
+from mfamm_jax.market.loaders.files import check_grid, file_hash, first_line, nanoseconds, read_csv, refuse, shown
 
 FIRST_ROW = 2  # below the header
 INSTRUMENT = {"exchange": pl.Categorical(), "symbol": pl.Categorical()}
@@ -103,7 +103,7 @@ def _content(file: Path) -> str:
     if {"local_timestamp", "side", "price", "amount"} <= set(header):
         return "trades"
     raise DataError(
-        f"{file}: the header of a Tardis file of {ACCEPTED} expected; found {', '.join(header) or 'nothing'}"
+        f"{file}: the header of a Tardis file of {ACCEPTED} expected; found {shown(', '.join(header)) or 'nothing'}"
     )
 
 
@@ -113,7 +113,7 @@ def _read(file: Path, columns: dict[str, Any], may_be_empty: tuple[str, ...] = (
     found = table.select(*INSTRUMENT).unique().rows()
     if len(found) > 1:
         names = sorted(f"{exchange} {symbol}" for exchange, symbol in found)
-        raise DataError(f"{file}: several instruments: {', '.join(names)}; split the file by symbol")
+        raise DataError(f"{file}: several instruments: {shown(', '.join(names))}; split the file by symbol")
     return table, " ".join(found[0])
 
 
