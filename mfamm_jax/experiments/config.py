@@ -14,6 +14,8 @@ from mfamm_jax.experiments.experiment import AbstractExperiment, ConfigError
 from mfamm_jax.experiments.registry import EXPERIMENTS, KINDS
 from mfamm_jax.experiments.rows import METHODS, MOST_ROWS, Sweep, read_axis
 
+LARGEST_FLOAT32 = 3.4e38
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -24,6 +26,7 @@ class Settings:
     precision: str
     batch_rows: int
     chunk_size: int
+    sensitivities: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Config:
         """Everything needed to run again, as one table."""
         top = {"experiment": self.tables["experiment"], "name": self.settings.name, "seed": self.settings.seed}
         top |= {name: getattr(self.settings, name) for name in ("precision", "batch_rows", "chunk_size")}
+        top |= {"sensitivities": self.settings.sensitivities} if self.settings.sensitivities else {}
         body = {key: value for key, value in self.tables.items() if key != "experiment"}
         return top | body | ({"sweep": self.sweep.given()} if self.sweep.n_rows else {})
 
@@ -117,18 +121,32 @@ def parse_config(table: dict[str, Any], place: _Place, default_name: str = "run"
     """Validates a table and fills in the defaults."""
     table = dict(table)
     experiment = table.pop("experiment", None)
-    if experiment not in EXPERIMENTS:
+    if not isinstance(experiment, str) or experiment not in EXPERIMENTS:
         known = ", ".join(EXPERIMENTS)
-        given = f'unknown experiment "{experiment}"' if experiment else "missing"
+        given = f"unknown experiment {experiment!r}" if experiment else "missing"
         raise ConfigError(f"{place('experiment')}: {given}; known: {known}{_suggest(str(experiment), EXPERIMENTS)}")
     sweep_table = table.pop("sweep", {})
     settings = _settings(table, place, default_name)
     sweep = _sweep(sweep_table, place, settings.seed)
     warnings: list[str] = []
     tables = {"experiment": experiment} | resolve(EXPERIMENTS[experiment], table, place, "", warnings)
+    if settings.precision == "float32":
+        _check_size(tables, place)
+        _check_size({"sweep": {path: axis.values or axis.ends for path, axis in sweep.axes.items()}}, place)
     for path, axis in sweep.axes.items():
         _check_swept(EXPERIMENTS[experiment], tables, place, path, axis.values or axis.ends)
     return Config(settings, tables, sweep, tuple(warnings), place.text, place.file)
+
+
+def _check_size(table: Any, place: _Place, path: str = "") -> None:
+    """Numbers that would become infinite on their way into a float32 array."""
+    items = table.items() if isinstance(table, dict) else ((None, x) for x in table)
+    for key, value in items:
+        inside = path if key is None else _join(path, key)
+        if isinstance(value, dict | list | tuple):
+            _check_size(value, place, inside)
+        elif _is_number(value) and LARGEST_FLOAT32 < abs(value) < float("inf"):
+            raise ConfigError(f'{place(inside)}: {value:g} is too large for float32; use precision = "float64"')
 
 
 def _settings(table: dict[str, Any], place: _Place, default_name: str) -> Settings:
@@ -139,12 +157,17 @@ def _settings(table: dict[str, Any], place: _Place, default_name: str) -> Settin
         raise ConfigError(f"{place('name')}: expected a word without slashes or spaces, got {name!r}")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
         raise ConfigError(f"{place('seed')}: expected an integer in [0, 2^31), got {seed!r}")
-    if precision not in ("float32", "float64"):
+    if not isinstance(precision, str) or precision not in ("float32", "float64"):
         raise ConfigError(f'{place("precision")}: expected "float32" or "float64", got {precision!r}')
     for key, value in sizes.items():
         if not _is_count(value, 0):
             raise ConfigError(f"{place(key)}: expected rows, or 0 to choose them by memory; got {value!r}")
-    return Settings(name, seed, precision, **sizes)
+    paths = table.pop("sensitivities", ())
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+        raise ConfigError(
+            f'{place("sensitivities")}: expected a list of settings, e.g. ["hjb.risk_aversion"], got {paths!r}'
+        )
+    return Settings(name, seed, precision, **sizes, sensitivities=tuple(paths))
 
 
 def _sweep(table: Any, place: _Place, seed: int) -> Sweep:
@@ -153,7 +176,7 @@ def _sweep(table: Any, place: _Place, seed: int) -> Sweep:
         raise ConfigError(f"{place('sweep')}: expected a table of settings, got {table!r}")
     table = dict(table)
     method, n_points, n_seeds = table.pop("method", "grid"), table.pop("n_points", 0), table.pop("n_seeds", 0)
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ConfigError(f"{place('sweep.method')}: expected one of {', '.join(METHODS)}, got {method!r}")
     if not _is_count(n_seeds, 0):
         raise ConfigError(f"{place('sweep.n_seeds')}: expected an integer >= 0, got {n_seeds!r}")
@@ -221,7 +244,7 @@ def _resolve_kind(kinds: dict[str, type], table: Any, place: _Place, path: str, 
     if not isinstance(table, dict):
         raise ConfigError(f"{place(path)}: expected a table of settings, got {table!r}")
     kind = table.get("kind", next(iter(kinds)))
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         known = ", ".join(kinds)
         raise ConfigError(f'{place(path + ".kind")}: unknown kind "{kind}"{_suggest(str(kind), kinds)}; known: {known}')
     rest = {key: value for key, value in table.items() if key != "kind"}

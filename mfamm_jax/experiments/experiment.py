@@ -59,6 +59,10 @@ class AbstractExperiment(Checked):
         """What the manifest says about the data."""
         return {}
 
+    def surface(self, plan: Any, prepared: Any, key: PRNGKeyArray) -> dict[str, Array]:
+        """Curves over inventory whose sensitivities a report shows; `inventory` itself among them."""
+        return {}
+
     def tolerances(self) -> dict[str, tuple[float, float]]:
         """Relative and absolute differences that another machine or version may make, by pattern of `metrics/...`, `arrays/...`, `sweep/...`."""
         return {}

@@ -25,11 +25,11 @@ Arrays = dict[str, np.ndarray]
 MAX_POINTS = 1500
 
 
-def figure_axes(n: int = 1, height: float = 3.2, rows: int = 1) -> tuple[Any, Any]:
-    """Panels side by side, or below one another on one time axis."""
+def figure_axes(n: int = 1, height: float = 3.2, rows: int = 1, one_clock: bool = True) -> tuple[Any, Any]:
+    """Panels side by side, or below one another, by default on one time axis."""
     plt.rcParams.update(STYLE)
-    below = rows > 1
-    return plt.subplots(rows, n, figsize=(8.5, height), squeeze=False, layout="constrained", sharex=below)
+    size = {"figsize": (8.5, height), "squeeze": False, "layout": "constrained"}
+    return plt.subplots(rows, n, sharex=rows > 1 and one_clock, **size)
 
 
 def svg_text(figure: Any) -> str:
@@ -203,6 +203,41 @@ def sensitivities(gradient: dict[str, dict[str, Any]]) -> str:
     axes[0, 0].axvline(0, color="black", lw=0.8)
     axes[0, 0].set(xlabel="change of E[P&L] for +1 % [price lot]")
     axes[0, 0].legend()
+    return svg_text(figure)
+
+
+def tornado(told: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Bars of what +1 % of each parameter does to each metric, the longest on top; ticks mark finite differences."""
+    n = len(told)
+    rows = -(-n // 2)
+    figure, axes = figure_axes(min(n, 2), 0.6 + 1.7 * rows, rows, one_clock=False)
+    for axis, (metric, by_path) in zip(axes.ravel(), told.items(), strict=False):
+        share = {path: 0.01 * (row["at"] if row["at"] else 1.0) for path, row in by_path.items()}
+        order = sorted(by_path, key=lambda path: abs(by_path[path]["autodiff"] * share[path]))
+        change = [by_path[path]["autodiff"] * share[path] for path in order]
+        other = [by_path[path]["finite_difference"] * share[path] for path in order]
+        labels = [path.split(".")[-1] for path in order]
+        axis.barh(labels, change, color=[OURS if x >= 0 else ASK for x in change], height=0.55)
+        axis.plot(other, labels, "k|", ms=12)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.tick_params(labelsize=7)
+        axis.locator_params(axis="x", nbins=5)
+        axis.set_title(metric, fontsize=8)
+    for axis in axes.ravel()[n:]:
+        axis.set_visible(False)
+    return svg_text(figure)
+
+
+def surface_sensitivities(arrays: Arrays, names: list[str]) -> str:
+    """Value and quotes over inventory: what +1 % of each parameter changes."""
+    figure, axes = figure_axes(3, 3.2)
+    inventory = arrays["sensitivity/value/surface/inventory"]
+    for axis, curve in zip(axes[0], ("value", "bid_depth", "ask_depth")):
+        for name, change in zip(names, 0.01 * arrays[f"sensitivity/tangent/surface/{curve}"]):
+            axis.plot(inventory, change, "o-", ms=2, lw=1, label=name.split(".")[-1])
+        axis.axhline(0, color="black", lw=0.8)
+        axis.set(xlabel="inventory [lots]", title=curve.replace("_", " "))
+    axes[0, 0].legend(fontsize=6)
     return svg_text(figure)
 
 

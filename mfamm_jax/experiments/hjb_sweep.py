@@ -140,6 +140,12 @@ class HJBExperiment(AbstractExperiment):
         """Quotes at zero inventory, skew per lot and expected objective."""
         return _scalars(_solve(plan, self, prepared, {}, key))
 
+    def surface(self, plan: Any, prepared: Any, key: PRNGKeyArray) -> dict[str, Array]:
+        """Value and quotes with the whole horizon left."""
+        results = _solve(plan, self, prepared, {}, key)
+        names = ("value", "bid_depth", "ask_depth")
+        return {"inventory": results["inventory"]} | {name: results[name][-1] for name in names}
+
 
 def named_scheme(name: str, problem: HJBProblem, grid: Grid) -> tuple[AbstractScheme, str]:
     """The scheme a config names, sized for the problem (or batch), and why."""

@@ -17,6 +17,12 @@ from mfamm_jax.fields import Checked, static_field
 from mfamm_jax.market.book import microprice, queue_imbalance
 from mfamm_jax.market.events import NS, BookSnapshots, DataError, Session
 
+# Columns of a training's history.
+MEASURES = (
+    *("step", "loss", "stopping_loss", "stopping_area", "learning_rate"),
+    *("mean_distance", "positive_distance", "negative_distance", "n_dimensions", "active_share"),
+)
+
 BLOCKS = ("fit", "stopping", "test")
 MIN_PER_CLASS = {"fit": 50, "stopping": 20, "test": 20}
 CHANNELS = {3: ("ask distance", "bid distance", "volume imbalance"), 2: ("distance difference", "volume imbalance")}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mfamm_jax.experiments.figures import ASK, BASELINE, BID, OURS, Arrays, figure_axes, svg_text, thin
-from mfamm_jax.experiments.imbalance_fit import MEASURES
+from mfamm_jax.experiments.imbalance_data import MEASURES
 
 
 def training(arrays: Arrays) -> str:

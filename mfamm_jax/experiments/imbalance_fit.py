@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from mfamm_jax.experiments.imbalance_data import MEASURES
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.models.flax_function import Params
 from mfamm_jax.models.imbalance_network import ImbalanceNetwork
@@ -16,10 +17,6 @@ from mfamm_jax.solvers.triplet import Mining, TripletLoss, embedding_spread
 
 N_AT_ONCE = 2048  # samples scored together
 N_WATCHED = 256  # labelled samples of the stopping block whose embedding is watched for collapse
-MEASURES = (
-    *("step", "loss", "stopping_loss", "stopping_area", "learning_rate"),
-    *("mean_distance", "positive_distance", "negative_distance", "n_dimensions", "active_share"),
-)
 
 
 class Training(Checked):

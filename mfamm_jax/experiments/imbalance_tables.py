@@ -5,8 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mfamm_jax.experiments.imbalance_data import BLOCKS, SampleFacts
-from mfamm_jax.experiments.imbalance_fit import MEASURES
+from mfamm_jax.experiments.imbalance_data import BLOCKS, MEASURES, SampleFacts
 from mfamm_jax.experiments.imbalance_scores import (
     Estimate,
     Reliability,

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from mfamm_jax.experiments.imbalance_data import SampleFacts, Samples
+from mfamm_jax.experiments.imbalance_data import MEASURES, SampleFacts, Samples
 from mfamm_jax.experiments.imbalance_fit import (
-    MEASURES,
     N_WATCHED,
     Training,
     TrainingData,

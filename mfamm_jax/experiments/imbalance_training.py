@@ -13,12 +13,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from mfamm_jax.experiments.experiment import AbstractExperiment, Stage
 from mfamm_jax.experiments.imbalance_data import (
     BLOCKS,
+    MEASURES,
     GridSettings,
     Labels,
     Split,
     build_samples,
 )
-from mfamm_jax.experiments.imbalance_fit import MEASURES, Training, embedded, scored, with_prototype
+from mfamm_jax.experiments.imbalance_fit import Training, embedded, scored, with_prototype
 from mfamm_jax.experiments.imbalance_scores import Calibration, linear_weights
 from mfamm_jax.experiments.imbalance_tables import imbalance_metrics, kept_arrays
 from mfamm_jax.experiments.imbalance_train import checkpoints, train, training_data

@@ -22,10 +22,10 @@ def plain(x: Any) -> Any:
 
 
 def flatten(results: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Every array under the path of its names, joined by slashes."""
+    """Every array under the path of its names, joined by slashes; names that begin with _ stay inside."""
     leaves = jax.tree_util.tree_flatten_with_path(results)[0]
     named = {"/".join(_part(key) for key in path): leaf for path, leaf in leaves}
-    return {name: np.asarray(leaf) for name, leaf in named.items() if "/_" not in name}
+    return {name: np.asarray(leaf) for name, leaf in named.items() if "/_" not in f"/{name}"}
 
 
 def _part(key: Any) -> str:

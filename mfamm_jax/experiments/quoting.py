@@ -41,7 +41,7 @@ from mfamm_jax.simulation.episode import Episodes, episode_law
 from mfamm_jax.simulation.execution import ReplayConfig
 from mfamm_jax.simulation.replay import replay
 from mfamm_jax.simulation.tape import Tape, build_tape
-from mfamm_jax.solvers.hjb import ExplicitRK, Grid, rulebook_penalty
+from mfamm_jax.solvers.hjb import ExplicitRK, Grid, optimal_depths, rulebook_penalty, solve_hjb
 
 
 class Control(Checked):
@@ -187,6 +187,7 @@ def prepare_session(experiment: Any, folder: Path, seed: int, say: Callable[[str
         training_decisions=training_decisions,
         tick_size=jnp.asarray(session.tick_size, jnp.result_type(float)),
         report=report,
+        has_one_decay=experiment.intensity.common_decay,
     )
     return PreparedSession(prepared, observed, training_row, test_row)
 
@@ -284,3 +285,11 @@ class Quoting(AbstractExperiment):
             "replay_drawdown": result.max_drawdown,
             "ok": ok,
         }
+
+    def surface(self, plan: Any, prepared: Prepared, key: PRNGKeyArray) -> dict[str, Array]:
+        """Value and quotes in the reference state with the whole horizon left."""
+        scheme, grid, _ = plan
+        problem = reference_problem(self.hjb, prepared, fee_costs(self.execution.replay, prepared.tape))
+        table = solve_hjb(problem, scheme, grid).value
+        bid, ask = optimal_depths(problem, table.relative_value[-1])
+        return {"inventory": grid.inventory, "value": table.initial_value, "bid_depth": bid, "ask_depth": ask}

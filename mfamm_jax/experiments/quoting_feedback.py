@@ -54,7 +54,7 @@ def measured(path: ReplayPath, seconds: Float[Array, " step"], horizon: float) -
 def feedback_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arrays, key: PRNGKeyArray) -> Arrays:
     """Measures on the training part, solves again, and replays both policies on the test part."""
     rules = execution_rules(experiment)
-    policy, _ = build_policy(experiment, plan, prepared)
+    policy = results["_policy"]
     tape = prepared.training_tape
     training = replay(policy, tape, prepared.training_decisions, rules, record="path")
     assert training.path is not None

@@ -1,5 +1,6 @@
 """The pure part of experiment `quoting`: policy from the fit, Poisson episodes, replay, sensitivities, risk."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -64,6 +65,8 @@ class Prepared(eqx.Module):
         training_decisions: Covariates at every decision of it.
         tick_size: [price].
         report: What the report shows about the data; host objects, static.
+        has_one_decay: Whether both sides were fitted with one decay with depth; what is known before compiling saves the linear schemes
+            the derivative in the difference of the decays.
     """
 
     bid: SideFit
@@ -75,6 +78,7 @@ class Prepared(eqx.Module):
     training_decisions: Covariates
     tick_size: Float[Array, ""]
     report: HostReport = eqx.field(static=True)
+    has_one_decay: bool = eqx.field(static=True, default=False)
 
 
 def fitted_intensities(control: Any, prepared: Prepared) -> tuple[ExponentialIntensity, ExponentialIntensity]:
@@ -85,7 +89,8 @@ def fitted_intensities(control: Any, prepared: Prepared) -> tuple[ExponentialInt
         log_scale = fit.scale(reference.book_features, reference.vpin, reference.imbalance)
         return ExponentialIntensity(control.intensity_scale * jnp.exp(log_scale), control.decay_scale * fit.decay)
 
-    return side(prepared.bid), side(prepared.ask)
+    bid, ask = side(prepared.bid), side(prepared.ask)
+    return (ExponentialIntensity(bid.scale, ask.decay) if prepared.has_one_decay else bid), ask
 
 
 class FillCosts(NamedTuple):
@@ -122,6 +127,7 @@ def reference_problem(control: Any, prepared: Prepared, costs: FillCosts) -> HJB
     )
 
 
+@partial(jax.jit, static_argnums=1)  # traced once for all stages and the sweep
 def build_policy(
     experiment: Any, plan: Plan, prepared: Prepared, costs: FillCosts | None = None
 ) -> tuple[AbstractPolicy, Array]:
@@ -196,6 +202,7 @@ def solve_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arrays
         "tick_size": prepared.tick_size,
         "solver_ok": ok & (solution.result == RESULTS.successful),
         "fit": {"bid": prepared.bid, "ask": prepared.ask},
+        "_policy": policy,  # for the next stages, not for the run folder
     }
 
 
@@ -218,7 +225,7 @@ def baseline_policy(experiment: Any, results: Arrays) -> AbstractPolicy:
 
 def simulate_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arrays, key: PRNGKeyArray) -> Arrays:
     """Poisson episodes of the policy and the baseline on the same random numbers, and the policy's exact law."""
-    policy, _ = build_policy(experiment, plan, prepared)
+    policy = results["_policy"]
     market, episodes = poisson_market(experiment, prepared), experiment.simulation
     limit = experiment.hjb.max_inventory
 
@@ -282,7 +289,7 @@ def execution_rules(experiment: Any) -> ReplayConfig:
 
 def replay_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arrays, key: PRNGKeyArray) -> Arrays:
     """The policy and the baseline against the recorded events of the test part."""
-    policy, _ = build_policy(experiment, plan, prepared)
+    policy = results["_policy"]
     config = execution_rules(experiment)
 
     def run(quoting: AbstractPolicy) -> Any:
@@ -323,6 +330,7 @@ def gradient_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arr
         market = poisson_market(changed, moved)
         return episode_law(policy, market, experiment.simulation, moved.reference, experiment.hjb.max_inventory).mean
 
+    expected = jax.jit(expected)  # one trace for values and tangents
     factors = jnp.stack([one, one, one])
     base = jnp.stack([experiment.hjb.risk_aversion, results["ask_decay"], prepared.reference.volatility])
     # Relative steps: the best central difference errs by eps^(2/3).

@@ -56,6 +56,11 @@ pre{background:#f4f5f8;padding:.8rem;overflow:auto}.warn{background:#fff4d6;padd
 MOST_ROWS = 50_000  # of a sweep in its figures
 MOST_PARTS = 6  # figures, when the sweep has axes of words
 FRONTIERS = (("expected_pnl", "pnl_std"), ("mean_pnl", "cvar"))  # columns of a sweep that make a Pareto front
+VERDICTS = {
+    True: "agree",
+    False: "DISAGREE",
+    None: "not solved where moved",
+}  # of a derivative and its finite difference
 COARSE = 0.5  # expected fills per step
 
 
@@ -445,6 +450,38 @@ def _sweep(run: Run) -> str:
 
 
 def _sensitivities(run: Run) -> str:
+    text = _gradient(run)
+    told = run.metrics.get("sensitivities", {})
+    disagree = 0
+    for metric, by_path in told.items():
+        rows = []
+        for path, row in by_path.items():
+            disagree += row["agree"] is False
+            numbers = [row[name] for name in ("at", "autodiff", "finite_difference", "relative_error")]
+            rows.append([path, *numbers, VERDICTS[row["agree"]]])
+        text += _table([f"d {metric} / d", "at", "autodiff", "finite difference", "relative error", ""], rows)
+    if disagree:
+        text += _note(
+            "Where they disagree the metric jumps with the parameter, as counts of replayed fills do: the derivative between jumps says nothing "
+            "about them, and a finite difference is one draw."
+        )
+    shown = {metric: rows for metric, rows in told.items() if any(row["autodiff"] for row in rows.values())}
+    if shown:
+        first = dict(list(shown.items())[:MOST_PARTS])
+        text += _figure(
+            run, "tornado", figures.tornado(first), "Change for +1 % of each parameter; of one that is 0, for +0.01."
+        )
+    if "sensitivity/tangent/surface/value" in run.arrays:
+        caption = (
+            "Change for +1 % of each parameter, over inventory. Data: arrays/base.npz, sensitivity/tangent/surface."
+        )
+        text += _figure(
+            run, "surface", figures.surface_sensitivities(run.arrays, list(next(iter(told.values())))), caption
+        )
+    return text
+
+
+def _gradient(run: Run) -> str:
     if "gradient" not in run.metrics:
         return ""
     tolerance = 1e-5 if run.manifest["precision"] == "float64" else 5e-2

@@ -14,10 +14,16 @@ import jax
 import polars as pl
 
 from mfamm_jax.experiments.compiled import compile_cache, compiled
-from mfamm_jax.experiments.config import Config, construct
+from mfamm_jax.experiments.config import Config, ConfigError, construct
 from mfamm_jax.experiments.experiment import AbstractExperiment
 from mfamm_jax.experiments.plain import flatten, plain
 from mfamm_jax.experiments.record import RunFolder, git_commit, machine, versions
+from mfamm_jax.experiments.sensitivities import (
+    check_paths,
+    differentiated,
+    moved_columns,
+    sensitivity_metrics,
+)
 from mfamm_jax.experiments.sweep import Layout, Part, Ready, compute_parts, lay_out, stack, with_values
 
 DONE, FAILED, PARTIAL, INTERRUPTED = 0, 1, 4, 130
@@ -72,7 +78,7 @@ def enable_compile_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(compile_cache()))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def run(
@@ -108,6 +114,7 @@ def run(
     metrics: dict[str, Any] = {}
     try:
         experiment = construct(config)
+        check_paths(experiment, config.settings.sensitivities)
         manifest["tolerances"] = {"*": TOLERANCES[config.settings.precision]} | experiment.tolerances()
         prepared, base = _base(config, experiment, folder, say, progress)
         metrics = base["metrics"]
@@ -169,9 +176,24 @@ def _base(
             "from the cache" if times["cached"] else f"of which {times['trace'] + times['compile']:.1f} s compiling"
         )
         say(f"{name:9} {stages[name]['total']:6.1f} s, {compiling}")
+    arrays, told = {}, {}
+    if paths := config.settings.sensitivities:
+        begin = time.perf_counter()
+        arguments = experiment, prepared, key
+        around, _ = experiment.plan(stack(experiment, moved_columns(experiment, paths), 2 * len(paths) + 1), prepared)
+        try:
+            program, times = compiled(lambda e, p, k: differentiated(e, around, p, k, paths), *arguments)
+        except TypeError as error:  # jax's word for a rule that only goes backwards
+            raise ConfigError(
+                f"sensitivities: {config.tables['experiment']} cannot be differentiated forwards: {error}"
+            ) from error
+        arrays = {"sensitivity": (found := program(*arguments))}
+        told = {"sensitivities": sensitivity_metrics(found, paths)}
+        stages["sensitivities"] = {"total": round(time.perf_counter() - begin, 2)} | times
+        say(f"sensitivities {stages['sensitivities']['total']:.1f} s")
     begin = time.perf_counter()
-    metrics = plain(experiment.metrics(plan, prepared, results, key))
-    folder.write_arrays("base", flatten(experiment.kept(prepared, results)))
+    metrics = plain(experiment.metrics(plan, prepared, results, key) | told)
+    folder.write_arrays("base", flatten(experiment.kept(prepared, results) | arrays))
     logs = {name: folder.write_log(name, table) for name, table in experiment.logs(prepared, results).items()}
     stages["metrics"] = {"total": round(time.perf_counter() - begin, 2)}
     provenance = plain(experiment.provenance(prepared)) | ({"logs": logs} if logs else {})

@@ -60,7 +60,7 @@ class ListedVenues(Checked):
         default=(20.0, 15.0, 18.0, 25.0, 10.0), unit="cost", lower=0.0, help="of using each at all"
     )
     leakage: tuple[tuple[float, ...], ...] = static_field(
-        default=((0, 1, 18.0), (0, 3, 30.0), (1, 2, 8.0), (1, 4, 12.0), (2, 3, 22.0)),
+        default=((0.0, 1.0, 18.0), (0.0, 3.0, 30.0), (1.0, 2.0, 8.0), (1.0, 4.0, 12.0), (2.0, 3.0, 22.0)),
         unit="cost",
         help="[venue, venue, cost of using both], counted from 0",
     )
