@@ -5,6 +5,7 @@ the same program sees the same numbers, so results agree to the last bit.
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -145,7 +146,26 @@ def _batch_rows(config: Config, experiment: AbstractExperiment) -> int:
 
 
 Ready = Callable[[dict[str, Any]], tuple[AbstractExperiment, Any]]
-Group = tuple[int, int, Callable[[list[np.ndarray]], Any]]
+Numbers = dict[str, np.ndarray]
+# Name of the column of random seeds: no path has a space.
+SEEDS = "random seeds"
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A compiled group.
+
+    Args:
+        experiment: With the group's static settings.
+        n_devices: That share a call.
+        batch_rows: For each of them.
+        call: Numbers of `n_devices` batches -> results on the devices.
+    """
+
+    experiment: AbstractExperiment
+    n_devices: int
+    batch_rows: int
+    call: Callable[[Numbers], dict[str, jax.Array]]
 
 
 def compute_parts(
@@ -189,7 +209,7 @@ def _group(
     key: jax.Array,
     note: Callable[[dict[str, Any]], None],
 ) -> Group:
-    """Devices, rows of a batch, and the function from one batch of row numbers per device to their results on the device."""
+    """Plans and compiles for all members."""
     experiment, prepared = ready
     begin = time.perf_counter()
     columns = {path: layout.sweep.column(path, members) for path in layout.inner}
@@ -198,7 +218,7 @@ def _group(
     devices = jax.local_devices()[: -(-members.size // size)]
 
     def evaluate(
-        experiment: Any, prepared: Any, key: jax.Array, columns: Any, seeds: jax.Array
+        experiment: Any, prepared: Any, key: jax.Array, seeds: jax.Array, columns: Any
     ) -> dict[str, jax.Array]:
         def one(values: dict[str, jax.Array], seed: jax.Array) -> dict[str, jax.Array]:
             return _with_leaves(experiment, values).row(plan, prepared, jax.random.fold_in(key, seed))
@@ -217,43 +237,68 @@ def _group(
             lambda x: jax.device_put(x, everywhere) if eqx.is_array_like(x) else x, (experiment, prepared, key)
         )
 
-    def arguments(ids: np.ndarray) -> tuple[dict[str, jax.Array], jax.Array]:
-        found = {path: layout.sweep.column(path, ids) for path in layout.inner}
-        typed = {path: jnp.asarray(x, leaf(experiment, path).dtype) for path, x in found.items()}
-        # Row numbers fit 32 bits, whatever the precision.
-        return typed, jnp.asarray(layout.sweep.seeds(ids), jnp.uint32)
-
     planned = {"rows": int(members.size), "plan": round(time.perf_counter() - begin, 3)}
-    program, times = compiled(function, experiment, prepared, key, *arguments(np.resize(members, size * len(devices))))
+    first = _arguments(layout, experiment, np.resize(members, size * len(devices)))
+    program, times = compiled(function, experiment, prepared, key, first.pop(SEEDS), first)
     note(planned | times)
-    return len(devices), size, lambda batches: program(experiment, prepared, key, *arguments(np.concatenate(batches)))
+
+    def call(numbers: Numbers) -> dict[str, jax.Array]:
+        return program(experiment, prepared, key, numbers[SEEDS], {p: x for p, x in numbers.items() if p != SEEDS})
+
+    return Group(experiment, len(devices), size, call)
+
+
+def _arguments(layout: Layout, experiment: AbstractExperiment, ids: np.ndarray) -> Numbers:
+    """What a compiled batch gets for some rows; row numbers fit 32 bits, whatever the precision."""
+    columns = {path: layout.sweep.column(path, ids) for path in layout.inner}
+    typed = {path: x.astype(leaf(experiment, path).dtype) for path, x in columns.items()}
+    return typed | {SEEDS: layout.sweep.seeds(ids).astype(np.uint32)}
+
+
+def _batches(layout: Layout, parts: list[Part], group: Group) -> Iterator[tuple[Part, int, Numbers]]:
+    """Part, rows and numbers of every batch in order; a short one is filled up with its last row."""
+    for part in parts:
+        numbers = _arguments(layout, group.experiment, np.asarray(part.ids))
+        for at in range(0, len(part.ids), group.batch_rows):
+            batch = {name: x[at : at + group.batch_rows] for name, x in numbers.items()}
+            n = batch[SEEDS].size
+            if n < group.batch_rows:
+                batch = {name: np.pad(x, (0, group.batch_rows - n), mode="edge") for name, x in batch.items()}
+            yield part, n, batch
 
 
 def _tables(
     layout: Layout, parts: list[Part], values: dict[str, Any], group: Group
 ) -> Iterator[tuple[Part, pl.DataFrame]]:
     """Batches stream over the devices, one call ahead of the host; a part is given out when its last batch is there."""
-    n_devices, size, program = group
-    queue = [(part, np.asarray(part.ids[at : at + size])) for part in parts for at in range(0, len(part.ids), size)]
-    calls = [queue[first : first + n_devices] for first in range(0, len(queue), n_devices)]
 
-    def dispatch(call: list[tuple[Part, np.ndarray]]) -> Any:
-        # A short batch is filled up with its last row, a short call with its last batch.
-        filled = [np.concatenate([ids, np.repeat(ids[-1:], size - ids.size)]) for _, ids in call]
-        return program(filled + filled[-1:] * (n_devices - len(filled)))
+    def calls() -> Iterator[tuple[list[tuple[Part, int]], dict[str, jax.Array]]]:
+        batches = _batches(layout, parts, group)
+        while some := list(itertools.islice(batches, group.n_devices)):
+            # A short call is filled up with its last batch.
+            numbers = [numbers for *_, numbers in some] + [some[-1][2]] * (group.n_devices - len(some))
+            together = {name: np.concatenate([x[name] for x in numbers]) for name in numbers[0]}
+            yield [(part, n) for part, n, _ in some], group.call(numbers[0] if group.n_devices == 1 else together)
 
-    pending = dispatch(calls[0])
     gathered: list[dict[str, np.ndarray]] = []
-    for number, call in enumerate(calls):
-        coming = dispatch(calls[number + 1]) if number + 1 < len(calls) else None
-        found = {name: np.asarray(x) for name, x in pending.items()}
-        pending = coming
-        for place, (part, ids) in enumerate(call):
-            gathered.append({name: x[place * size : place * size + ids.size] for name, x in found.items()})
-            if sum(len(next(iter(batch.values()))) for batch in gathered) == len(part.ids):
+    for some, results in _one_ahead(calls()):
+        found = {name: np.asarray(x) for name, x in results.items()}
+        for place, (part, n) in enumerate(some):
+            first = place * group.batch_rows
+            gathered.append({name: x[first : first + n] for name, x in found.items()})
+            if sum(len(batch["ok"]) for batch in gathered) == len(part.ids):
                 results = {name: np.concatenate([batch[name] for batch in gathered]) for name in gathered[0]}
                 yield part, _table(layout, part, values, results)
                 gathered = []
+
+
+def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """Asks for the next item, which starts its computation, before it gives out the last."""
+    waiting = next(items, None)
+    while waiting is not None:
+        following = next(items, None)
+        yield waiting
+        waiting = following
 
 
 def _table(layout: Layout, part: Part, values: dict[str, Any], results: dict[str, np.ndarray]) -> pl.DataFrame:

@@ -141,4 +141,4 @@ def test_valid_mutants_of_a_small_run_end_in_an_exit_code(tmp_path):
         with contextlib.suppress(ValueError):  # one message
             assert run(config, folder, say=lambda _: None).code in (DONE, FAILED, PARTIAL), number
         ran += 1
-    assert ran >= 10
+    assert ran >= 8
