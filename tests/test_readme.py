@@ -29,6 +29,16 @@ def test_the_replay_example_runs_and_wider_quotes_fill_less():
     assert fills[0] > 10 > fills[-1]
 
 
+@pytest.mark.thorough
+def test_the_calibration_example_finds_what_it_planted():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/calibration.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    z = (np.asarray(names["found"].parameters) - [0.03, 1.2, 1.7]) / np.asarray(names["errors"])
+    assert (np.abs(z) < 3).all()
+    assert abs(float(names["deviation"]) - 0.01) < 0.006
+
+
 def test_every_public_name_exists():
     for name in mfamm_jax.__all__:
         assert getattr(mfamm_jax, name) is not None
