@@ -93,6 +93,24 @@ def test_help_starts_without_jax(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("config", "unneeded"),
+    [
+        ("hjb_sweep", {"flax", "optax", "scipy.stats", "matplotlib", "xgboost", "mfamm_jax.market.loaders.lobster"}),
+        ("quickstart", {"flax", "scipy.stats", "matplotlib", "xgboost", "mfamm_jax.experiments.hummingbot"}),
+    ],
+)
+def test_a_run_imports_what_it_needs_and_no_more(config, unneeded):
+    """Every experiment is imported on demand: half a second to a second of start-up each for flax, scipy.stats and matplotlib."""
+    code = "import sys; from mfamm_jax.experiments import launch, runner; from mfamm_jax.experiments.config import construct, load_config"
+    code += f"; construct(load_config({config!r})); print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "jax" in loaded
+    assert not loaded & unneeded
+    assert not loaded & {"ott", "distrax", "evosax", "pennylane", "pywt", "ray"}
+
+
 def test_importing_the_package_sets_no_flag():
     code = "import mfamm_jax, jax; mfamm_jax.solve_hjb; assert not jax.config.jax_enable_x64"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
