@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from mfamm_jax.experiments import figures
-from mfamm_jax.experiments.report import Run
+from mfamm_jax.experiments.report_parts import Run
 
 run, here = Run(Path(sys.argv[1])), Path(__file__).parent
 for name, figure in (("quotes", figures.quotes), ("profit", figures.profit)):

@@ -40,6 +40,8 @@ HOST = {
         "launch",
         "record",
         "report",
+        "report_parts",
+        "report_sweep",
         "reproduce",
         "runner",
         "sources",

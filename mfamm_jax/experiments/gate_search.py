@@ -159,6 +159,11 @@ class GateSearch(AbstractExperiment):
                 raise ConfigError(
                     f"ranges.{name} is {list(given)}, expected [low, high] with low < high{' and low > 0' if is_log else ''}"
                 )
+            table = type(getattr(self, HOMES[name][0]))
+            meaning = next(f for f in dataclasses.fields(table) if f.name == name).metadata["meaning"]
+            problem = meaning.complaint(given) or ("" if np.isfinite(given).all() else "is not finite")
+            if problem:
+                raise ConfigError(f"ranges.{name} {problem}")
         loaded = prepare_session(self, folder, seed, say)
         observed, trades = loaded.observed, loaded.observed.trades
         last = np.searchsorted(trades.last_event, np.arange(len(observed.vpin)), side="right") - 1
@@ -296,13 +301,14 @@ def evolve_stage(plan: Plan, experiment: Any, prepared: Any, results: Arrays, ke
     found = evolve(loss, box, starts, key, penalty=search.penalty, **sizes)
     # The mean of the last generation: events are the same for all members, so the best member is the most fitted to them.
     at_end = jax.lax.map(lambda x: penalised(loss(x, key), search.penalty), found.parameters)
-    return {"evolution": found, "chosen": found.parameters[jnp.nanargmin(at_end)]}
+    restart = jnp.nanargmin(at_end)
+    return {"evolution": found, "chosen": found.parameters[restart], "restart": restart}
 
 
 def judge_stage(plan: Plan, experiment: Any, prepared: Any, results: Arrays, key: PRNGKeyArray) -> Arrays:
     """(part, settings) numbers: training and test; as given, mean of the best search, its best member."""
     evolution = results["evolution"]
-    best = evolution.best[jnp.argmin(evolution.best_loss)]
+    best = evolution.best[results["restart"]]
     rows = jnp.stack([experiment.given(), results["chosen"], best])
     parts = [jax.lax.map(lambda x, t=t: replayed(plan, experiment, prepared, x, t), rows) for t in (False, True)]
     return {"judge": jax.tree.map(lambda *x: jnp.stack(x), *parts), "judged": rows}

@@ -25,8 +25,15 @@ def gate_metrics(experiment: Any, prepared: Any, results: dict[str, Any]) -> dic
     gained = judge["objective"][0, 1] - judge["objective"][0, 0]
     notes = [
         f"Objective: P&L - {float(search.drawdown_weight):g} x largest drawdown. {n:,} replays of the training part; the test part was never seen.",
+        "The fit of (3) stays as it was made with the given smoothing: a config with another one would refit it. Widths count only where quotes may be "
+        "smaller than a lot (execution.replay.size_increment).",
         "The gain on the training part is what a search can fit; the gain on the test part is what remains of it. One session is one sample.",
     ]
+    limit = float(search.max_drawdown)
+    if judge["drawdown"][0, 1] > limit:
+        notes.append(
+            f"The chosen settings exceed search.max_drawdown = {limit:g} on the training part: raise search.penalty or the limit."
+        )
     low, high = (np.asarray(x, float) for x in (experiment.box().low, experiment.box().high))
     found = []
     for i, name in enumerate(names):

@@ -65,7 +65,9 @@ class QuoteFile(Checked):
 OBSERVED: dict[str, type] = {"planted": PlantedQuotes, "file": QuoteFile}
 
 
-def load_quotes(source: QuoteFile, max_inventory: int) -> tuple[ObservedQuotes, ObservedFills | None, list[list[str]]]:
+def load_quotes(
+    source: QuoteFile, max_inventory: int, horizon: float
+) -> tuple[ObservedQuotes, ObservedFills | None, list[list[str]]]:
     """Quotes, fills if there are any, and files with their sha256."""
     real = jnp.result_type(float)
     table = _columns(source.path, ("inventory", "time_left", "bid_depth", "ask_depth"), may_be_empty=2)
@@ -74,12 +76,18 @@ def load_quotes(source: QuoteFile, max_inventory: int) -> tuple[ObservedQuotes, 
     outside = np.abs(inventory) > max_inventory
     _refuse(source.path, outside, inventory, "inventory", f"at most max_inventory = {max_inventory} lots")
     _refuse(source.path, table["time_left"] < 0, table["time_left"], "time_left", "seconds >= 0")
+    late = table["time_left"] > horizon
+    _refuse(source.path, late, table["time_left"], "time_left", f"at most parameters.horizon = {horizon:g} s; raise it")
     depths = np.stack([table["bid_depth"], table["ask_depth"]], axis=1)
     if np.isfinite(depths).sum() < 2:
         raise ConfigError(f"{source.path}: no quotes; expected depths in bid_depth and ask_depth")
     # The limits of inventory quote one side only.
     depths[inventory == max_inventory, 0] = np.nan
     depths[inventory == -max_inventory, 1] = np.nan
+    if not np.nanmean(depths) > 0:
+        raise ConfigError(
+            f"{source.path}: the mean depth is {np.nanmean(depths):g}, expected > 0: depths are measured away from the mid"
+        )
     quotes = ObservedQuotes(
         jnp.asarray(inventory, int), jnp.asarray(table["time_left"], real), jnp.asarray(depths, real)
     )

@@ -5,19 +5,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from mfamm_jax.experiments.experiment import AbstractExperiment, Arrays, ConfigError, Stage
+from mfamm_jax.experiments.experiment import AbstractExperiment, Arrays, Stage
 from mfamm_jax.experiments.hjb_sweep import Parameters, SchemeName
 from mfamm_jax.experiments.policy_search_tables import search_metrics
-from mfamm_jax.experiments.risk_constrained import MAY_BE_FREE, RiskConstrained, law_of, market_of, policy_of
+from mfamm_jax.experiments.risk_constrained import (
+    MAY_BE_FREE,
+    RiskConstrained,
+    check_free,
+    law_of,
+    market_of,
+    policy_of,
+    solved_policy,
+)
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.policies.quotes import Covariates
 from mfamm_jax.results import RESULTS
+from mfamm_jax.risk.cvar import empirical_tail_risk
 from mfamm_jax.simulation.breach import simulate_pnl
 from mfamm_jax.simulation.episode import Episodes
 from mfamm_jax.solvers.calibrate import Box, fit, fit_noisy
 from mfamm_jax.solvers.cma import evolve
+
+TAIL_LEVEL = 0.95  # of the CVaR in sweeps
 
 
 class Search(Checked):
@@ -71,13 +82,7 @@ class PolicySearch(AbstractExperiment):
 
     def prepare(self, folder: Any, seed: int, say: Callable[[str], None], progress: Any = None) -> None:
         """Nothing to load, but names to check."""
-        if not self.free or len(set(self.free)) < len(self.free):
-            raise ConfigError(f'search.free is "{self.search.free}", expected at least one name, each once')
-        for name in self.free:
-            if name not in MAY_BE_FREE:
-                raise ConfigError(f'search.free names "{name}", expected names of {", ".join(MAY_BE_FREE)}')
-            if not float(getattr(self.parameters, name)) > 0:
-                raise ConfigError(f"parameters.{name} is 0, expected > 0: the search moves free parameters by factors")
+        check_free(self)
 
     def stages(self, plan: Any) -> list[tuple[str, Stage]]:
         """Four searches on the same objective, then judges."""
@@ -102,19 +107,23 @@ class PolicySearch(AbstractExperiment):
         x = self.box().at_share(jnp.full(len(self.free), 0.5))
         mean, std = law_of(plan, self, jnp.log(x))
         pnl = pnl_of(plan, self, x, self.search.n_fresh, key)
-        tail = jnp.sort(pnl)[: max(self.search.n_fresh // 20, 1)]
         return {
             "mean_pnl": mean,
             "pnl_std": std,
-            "cvar": -jnp.mean(tail),
+            "cvar": empirical_tail_risk(pnl, TAIL_LEVEL).cvar,
             "objective": mean - self.search.risk_weight * std,
-            "ok": jnp.isfinite(mean),
+            "ok": is_solved(plan, self, x),
         }
 
     def box(self) -> Box:
         """Around the given values."""
         middle = jnp.stack([getattr(self.parameters, name) for name in self.free])
         return Box(middle / self.search.width, middle * self.search.width, (True,) * len(self.free))
+
+
+def is_solved(plan: Any, experiment: Any, x: Float[Array, " free"]) -> Bool[Array, ""]:
+    """Whether the control problem was solved at every node of the table."""
+    return jnp.all(solved_policy(plan, experiment, jnp.log(x)).result == RESULTS.successful)
 
 
 def law_objective(plan: Any, experiment: Any) -> Callable[[Array], Array]:
@@ -217,12 +226,13 @@ def judge_stage(plan: Any, experiment: Any, prepared: None, results: Arrays, key
         # Of mean and deviation by the delta method: what each path contributes.
         part = (pnl - jnp.mean(pnl)) - search.risk_weight * ((pnl - jnp.mean(pnl)) ** 2 / (2 * jnp.std(pnl)))
         error = jnp.std(part) / jnp.sqrt(jnp.asarray(search.n_fresh, pnl.dtype))
-        return {
+        found = {
             "mean": mean,
             "std": std,
             "objective": mean - search.risk_weight * std,
             "held_out": seen,
             "error": error,
         }
+        return found | {"is_solved": is_solved(plan, experiment, x)}
 
     return {"judge": jax.lax.map(judge, found) | {"parameters": found}}

@@ -53,7 +53,7 @@ def search_metrics(experiment: Any, results: dict[str, Any]) -> dict[str, Any]:
     ]
     table = {"title": "The best quotes, by four methods", "header": header, "rows": rows, "notes": notes}
     return {
-        "ok": bool(results["solver_ok"]),
+        "ok": bool(results["solver_ok"]) and bool(judge["is_solved"].all()),
         "objective_given": float(judge["objective"][0]),
         "objective": best,
         "worst_method_gap": float(best - judge["objective"][1:].min()),

@@ -19,6 +19,7 @@ from mfamm_jax.results import RESULTS
 from mfamm_jax.solvers.calibrate import (
     Box,
     fit,
+    forward_gradient,
     identify,
     residual_information,
     squared_residual_loss,
@@ -29,7 +30,7 @@ from mfamm_jax.solvers.hjb import AbstractScheme, Grid, optimal_depths, solve_hj
 # Free parameters that are one number for both sides.
 BOTH = {"intensity": ("bid_intensity", "ask_intensity"), "decay": ("bid_decay", "ask_decay")}
 MAY_BE_FREE = (
-    *("risk_aversion", "volatility", "terminal_penalty", "fill_risk_aversion", "horizon"),
+    *("risk_aversion", "volatility", "terminal_penalty", "fill_risk_aversion"),
     *("bid_intensity", "ask_intensity", "bid_decay", "ask_decay"),
     *BOTH,
 )
@@ -111,11 +112,17 @@ class QuoteCalibration(AbstractExperiment):
                 raise ConfigError(
                     f"parameters.{name} is 0, expected > 0: free parameters are searched by factors from their value"
                 )
+        for name, (bid, ask) in BOTH.items():
+            sides = [float(getattr(self.parameters, side)) for side in (bid, ask)]
+            if name in self.free and sides[0] != sides[1]:
+                raise ConfigError(
+                    f"search.free names {name}, one number for both sides, but parameters.{bid} is {sides[0]:g} and {ask} {sides[1]:g}: name the sides"
+                )
         if not names or len(set(names)) < len(names):
             raise ConfigError(f'search.free is "{self.search.free}", expected at least one name, each parameter once')
         if isinstance(self.observed, PlantedQuotes):
             return Prepared(None, HostReport(source=()))
-        quotes, fills, files = load_quotes(self.observed, self.max_inventory)
+        quotes, fills, files = load_quotes(self.observed, self.max_inventory, float(self.parameters.horizon))
         n = int(jnp.isfinite(quotes.depths).sum())
         say(f"{n:,} quotes" + ("" if fills is None else f", {fills.depth.size:,} orders"))
         if n <= len(self.free):
@@ -175,13 +182,16 @@ class QuoteCalibration(AbstractExperiment):
 
 
 def _half_spread(quotes: ObservedQuotes) -> Float[Array, ""]:
-    return jnp.nanmean(jnp.sum(quotes.depths, axis=1)) / 2
+    return jnp.nanmean(quotes.depths)
 
 
 def quotes_at(
     scheme: AbstractScheme, grid: Grid, parameters: Parameters, inventory: Array, time_left: Array
 ) -> Float[Array, "quote side"]:
-    """Optimal depths, cubic in time through the four nearest rows of a table: a straight line's error would bias what is fitted."""
+    """Optimal depths, cubic in time through the four nearest rows of a table: a straight line's error would bias what is fitted.
+
+    NaN where a side is not quoted.
+    """
     problem = parameters.problem()
     depths = jnp.stack(optimal_depths(problem, solve_hjb(problem, scheme, grid).value.relative_value), axis=-1)
     place = jnp.clip(time_left / problem.horizon, 0.0, 1.0) * grid.n_steps
@@ -194,7 +204,14 @@ def quotes_at(
         x * (x - 1) * (x - 2) / 6,
     )
     column = inventory + grid.max_inventory
-    return sum(weight * depths[first + i, column] for i, weight in enumerate(weights))  # pyrefly: ignore
+    quoted = jnp.isfinite(depths)
+    known = jnp.where(quoted, depths, 0.0)  # a weight's derivative times NaN would be NaN
+    found = sum(weight * known[first + i, column] for i, weight in enumerate(weights))
+    return jnp.where(quoted[first, column], found, jnp.nan)
+
+
+def _is_solved(plan: Plan, parameters: Parameters) -> Array:
+    return solve_hjb(parameters.problem(), *plan[:2]).result == RESULTS.successful
 
 
 def _log_rates(parameters: Parameters, fills: ObservedFills) -> Float[Array, " order"]:
@@ -289,7 +306,7 @@ def fit_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arrays, 
     # Away from the minimum, where the gradient is none.
     at = found.parameters * 1.2
     names = jnp.eye(at.size, dtype=at.dtype)
-    step = jnp.asarray(10 * jnp.finfo(at.dtype).eps ** (1 / 5), at.dtype)
+    step = jnp.asarray(2 * jnp.finfo(at.dtype).eps ** (1 / 5), at.dtype)
 
     def along(direction: Array) -> Array:
         def central(h: Array) -> Array:
@@ -300,12 +317,12 @@ def fit_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arrays, 
     residuals = residuals_of(plan, experiment, data)(found.parameters)
     return {
         "fit": found,
-        "fit_ok": solution.result == RESULTS.successful,
+        "fit_ok": (solution.result == RESULTS.successful) & _is_solved(plan, experiment.with_free(found.parameters)),
         "known": known,
         "deviation": deviation,
         "residuals": jnp.where(jnp.isfinite(data.quotes.depths), residuals.reshape(-1, 2), jnp.nan),
         "gradient_at": at,
-        "gradient_autodiff": jax.grad(loss)(at) * at,
+        "gradient_autodiff": jax.grad(forward_gradient(loss))(at) * at,
         "gradient_difference": jax.lax.map(along, names),
     }
 

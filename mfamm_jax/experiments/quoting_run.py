@@ -1,6 +1,5 @@
 """The pure part of experiment `quoting`: policy from the fit, Poisson episodes, replay, sensitivities, risk."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -127,7 +126,7 @@ def reference_problem(control: Any, prepared: Prepared, costs: FillCosts) -> HJB
     )
 
 
-@partial(jax.jit, static_argnums=1)  # traced once for all stages and the sweep
+@eqx.filter_jit  # traced once for all stages and the sweep; a plan may hold arrays (tolerances)
 def build_policy(
     experiment: Any, plan: Plan, prepared: Prepared, costs: FillCosts | None = None
 ) -> tuple[AbstractPolicy, Array]:

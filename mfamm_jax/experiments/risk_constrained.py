@@ -16,6 +16,7 @@ from mfamm_jax.experiments.risk_constrained_tables import risk_metrics
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.policies.quotes import Covariates
 from mfamm_jax.policies.value_table import TableAxes, ValueTablePolicy, tabulate
+from mfamm_jax.results import Solution
 from mfamm_jax.risk.drawdown import barrier_survival, breach_probability, clopper_pearson, drawdown_survival
 from mfamm_jax.simulation.breach import PnlPaths, simulate_pnl
 from mfamm_jax.simulation.episode import Episodes, episode_law
@@ -107,17 +108,7 @@ class RiskConstrained(AbstractExperiment):
 
     def prepare(self, folder: Any, seed: int, say: Callable[[str], None], progress: Any = None) -> None:
         """Nothing to load, but names to check."""
-        for name in self.free:
-            if name not in MAY_BE_FREE:
-                raise ConfigError(f'search.free names "{name}", expected names of {", ".join(MAY_BE_FREE)}')
-            if not float(getattr(self.parameters, name)) > 0:
-                raise ConfigError(
-                    f"parameters.{name} is 0, expected > 0: the search moves free parameters by factors; give a value or fix it in search.free"
-                )
-        if not self.free or len(set(self.free)) < len(self.free):
-            raise ConfigError(f'search.free is "{self.search.free}", expected at least one name, each once')
-        if float(self.parameters.drift) != 0:
-            raise ConfigError("parameters.drift is not 0, expected 0: expected profits without limit reward bets on it")
+        check_free(self)
         expected = float(self.limit.breach_probability) * self.search.n_fresh
         if expected < 10:
             raise ConfigError(
@@ -177,6 +168,21 @@ class RiskConstrained(AbstractExperiment):
         )
 
 
+def check_free(experiment: Any) -> None:
+    """Names of free parameters, and a market without drift."""
+    for name in experiment.free:
+        if name not in MAY_BE_FREE:
+            raise ConfigError(f'search.free names "{name}", expected names of {", ".join(MAY_BE_FREE)}')
+        if not float(getattr(experiment.parameters, name)) > 0:
+            raise ConfigError(
+                f"parameters.{name} is 0, expected > 0: the search moves free parameters by factors; give a value or fix it in search.free"
+            )
+    if not experiment.free or len(set(experiment.free)) < len(experiment.free):
+        raise ConfigError(f'search.free is "{experiment.search.free}", expected at least one name, each once')
+    if float(experiment.parameters.drift) != 0:
+        raise ConfigError("parameters.drift is not 0, expected 0: expected profits without limit reward bets on it")
+
+
 def market_of(experiment: Any) -> PoissonMarket:
     """The market that the problem describes."""
     problem = experiment.parameters.problem()
@@ -184,6 +190,7 @@ def market_of(experiment: Any) -> PoissonMarket:
         problem.bid,
         problem.ask,
         experiment.parameters.volatility,
+        drift=experiment.parameters.drift,
         bid_adverse_selection=problem.bid_adverse_selection,
         ask_adverse_selection=problem.ask_adverse_selection,
     )
@@ -191,12 +198,17 @@ def market_of(experiment: Any) -> PoissonMarket:
 
 def policy_of(plan: Any, experiment: Any, log_values: Float[Array, " free"]) -> ValueTablePolicy:
     """Optimal quotes for other free parameters."""
+    return solved_policy(plan, experiment, log_values).value
+
+
+def solved_policy(plan: Any, experiment: Any, log_values: Float[Array, " free"]) -> Solution:
+    """`policy_of` with the verdict of the solver."""
     scheme, grid, has_one_decay = plan
     parameters = experiment.with_free(log_values)
     if has_one_decay:
         parameters = eqx.tree_at(lambda p: p.bid_decay, parameters, parameters.ask_decay)
     alone = TableAxes(n_risk=1, n_skew=1, max_speed=1.0)
-    return tabulate(parameters.problem(), scheme, grid, alone, risk_aversion=parameters.risk_aversion).value
+    return tabulate(parameters.problem(), scheme, grid, alone, risk_aversion=parameters.risk_aversion)
 
 
 def paths_of(

@@ -23,7 +23,7 @@ def _leaf(experiment: Any, path: str) -> Any:
 
 def _step(dtype: Any) -> float:
     """Relative, for differences of the fourth order."""
-    return float(10 * jnp.finfo(dtype).eps ** (1 / 5))
+    return float(2 * jnp.finfo(dtype).eps ** (1 / 5))
 
 
 def moved_columns(experiment: AbstractExperiment, paths: tuple[str, ...]) -> dict[str, np.ndarray]:

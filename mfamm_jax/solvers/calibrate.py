@@ -79,11 +79,6 @@ class Box(Checked):
         """Starts spread over the middle nine tenths of every range."""
         return self.at_share(jax.random.uniform(key, (n, self.low.size), self.low.dtype, 0.05, 0.95))
 
-    @property
-    def scale(self) -> Float[Array, " parameter"]:
-        """Unit in which a change of a parameter is neither large nor small, at no particular point: 1 for logarithms, else the width."""
-        return jnp.where(jnp.asarray(self.is_log), 1.0, self.high - self.low)
-
 
 def forward_gradient(loss: Loss) -> Loss:
     """The same loss with its gradient by one tangent per parameter: cheaper than going back through thousands of steps, for few parameters."""
@@ -105,7 +100,7 @@ class Fit(eqx.Module):
     Args:
         parameters: The best end.
         loss: There.
-        gradient_norm: There, in free coordinates.
+        gradient_norm: Before the last step, in free coordinates.
         at_bound: Which parameters ended at a bound.
         ends: Where every start ended.
         losses: There.
@@ -137,7 +132,8 @@ def fit(
         box: Bounds.
         starts: Inside it.
         max_iterations: Per start.
-        gradient_limit: Norm of the gradient in free coordinates that ends a search; default by precision: 1e-6 or 1e-2 of the loss's size + 1.
+        gradient_limit: Norm of the gradient in free coordinates that ends a search and counts as converged; default by precision: 1e-6 or 1e-2
+            ends it, and so much of the loss's size + 1, which is what rounding leaves, counts as converged.
 
     Returns:
         `Solution` with a `Fit`.
@@ -163,7 +159,7 @@ def fit(
         losses=losses,
         n_evaluations=evaluations,
     )
-    limit = size if gradient_limit is None else gradient_limit
+    limit = size * (1 + jnp.abs(losses[best])) if gradient_limit is None else gradient_limit
     result = when(norms[best] <= limit, RESULTS.successful, RESULTS.not_converged)
     result = when(jnp.isfinite(losses[best]), result, RESULTS.nonfinite)
     return Solution(found, result, {"n_evaluations": jnp.sum(evaluations)})
@@ -233,11 +229,11 @@ class Identification(eqx.Module):
     """How well parameters are known.
 
     Args:
-        standard_errors: Of the parameters; huge where the data say nothing.
-        correlation: Of their estimates.
+        standard_errors: Of the parameters; inf where the data say nothing.
+        correlation: Of their estimates; close to +-1 for those that an open direction ties together.
         eigenvalues: Of the information about changes in units of `scale`, ascending.
         directions: Unit vectors of these changes, one a row.
-        direction_errors: Standard error along each: 0.1 = known to 10 % of the scale.
+        direction_errors: Standard error along each: 0.1 = known to 10 % of the scale; inf where the eigenvalue is what rounding leaves of a zero.
     """
 
     standard_errors: Float[Array, " parameter"]
@@ -256,15 +252,19 @@ def identify(information: Float[Array, "parameter parameter"], scale: Float[Arra
     """
     scaled = information * scale[:, None] * scale
     eigenvalues, vectors = jnp.linalg.eigh(0.5 * (scaled + scaled.T))
-    # What rounding leaves of a zero is no information.
-    least = jnp.finfo(scaled.dtype).eps * scaled.shape[0] * jnp.maximum(eigenvalues[-1], jnp.finfo(scaled.dtype).tiny)
-    known = jnp.maximum(eigenvalues, least)
-    covariance = (vectors / known) @ vectors.T
-    errors = jnp.sqrt(jnp.diagonal(covariance))
+    # What rounding leaves of a zero is no information, and what it leaves of a direction's part in a parameter no part.
+    eps, tiny = jnp.finfo(scaled.dtype).eps, jnp.finfo(scaled.dtype).tiny
+    least = jnp.maximum(10 * eps * scaled.shape[0] * eigenvalues[-1], tiny)
+    known = eigenvalues > least
+    variances = jnp.where(known, 1 / jnp.where(known, eigenvalues, 1.0), jnp.inf)
+    share = vectors**2
+    part = jnp.where(share > 100 * eps, share * variances, 0.0)
+    covariance = (vectors / jnp.maximum(eigenvalues, least)) @ vectors.T
+    deviations = jnp.sqrt(jnp.diagonal(covariance))
     return Identification(
-        standard_errors=errors * scale,
-        correlation=covariance / errors[:, None] / errors,
+        standard_errors=jnp.sqrt(jnp.sum(part, axis=1)) * scale,
+        correlation=covariance / deviations[:, None] / deviations,
         eigenvalues=eigenvalues,
         directions=vectors.T,
-        direction_errors=1 / jnp.sqrt(known),
+        direction_errors=jnp.sqrt(variances),
     )
