@@ -34,7 +34,7 @@ def rows_of(name, *overrides):
     return pl.concat([table for _, table in tables])
 
 
-def test_planted_parameters_come_back_and_cma_needs_ten_times_the_evaluations(tmp_path):
+def test_planted_parameters_come_back_and_cma_needs_many_times_the_evaluations(tmp_path):
     outcome = run_small(tmp_path, "calibrate_quotes", *QUICK, "search.n_generations=80")
     metrics = outcome.metrics
     assert outcome.code == 0
@@ -54,7 +54,7 @@ def test_planted_parameters_come_back_and_cma_needs_ten_times_the_evaluations(tm
 
 @pytest.mark.thorough
 def test_standard_errors_cover_the_truth_in_twenty_samples():
-    """Of 60 distances in standard errors about 57 lie within 2: 51 or fewer have a probability below 0.2 %; their mean square is 1."""
+    """Of 60 distances in standard errors about 57 lie within 2, three of a sample moving together; their mean square is 1."""
     table = rows_of("calibrate_quotes", *QUICK[:2], "search.n_generations=0", "sweep.n_seeds=20", "batch_rows=10")
     z = np.stack([table[f"{name}_z"].to_numpy() for name in ("risk_aversion", "intensity", "decay")])
     assert table["ok"].all()
@@ -107,7 +107,9 @@ def test_quotes_of_a_file_are_explained_like_planted_ones(tmp_path):
         {"inventory": inventory, "time_left": time_left, "bid_depth": seen[:, 0], "ask_depth": seen[:, 1]}
     )
     table.fill_nan(None).write_csv(tmp_path / "quotes.csv")
-    table.write_parquet(tmp_path / "quotes.parquet")
+    # The same quotes, one side a row: what is not quoted is a gap.
+    sides = [table.with_columns(pl.lit(None, pl.Float64).alias(side)) for side in ("bid_depth", "ask_depth")]
+    pl.concat(sides).write_parquet(tmp_path / "quotes.parquet")
     found = {}
     for kind in ("csv", "parquet"):
         source = ["observed.kind=file", f"observed.path={tmp_path / f'quotes.{kind}'}"]
@@ -122,7 +124,7 @@ def test_quotes_of_a_file_are_explained_like_planted_ones(tmp_path):
         found[kind] = outcome.metrics
         assert abs(outcome.metrics["risk_aversion"] - 0.2) < 0.01
         assert abs(outcome.metrics["decay"] - 1.5) < 0.02
-    assert found["csv"]["risk_aversion"] == pytest.approx(found["parquet"]["risk_aversion"], rel=1e-6)
+    assert found["csv"]["risk_aversion"] == pytest.approx(found["parquet"]["risk_aversion"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +166,17 @@ def test_a_bad_file_of_quotes_is_refused_with_its_row(tmp_path, text, said):
         ("calibrate_quotes", 'search.free="gamma"', "expected names of risk_aversion"),
         ("calibrate_quotes", 'search.free="decay, ask_decay"', "each parameter once"),
         ("calibrate_quotes", 'search.free="fill_risk_aversion"', "fill_risk_aversion is 0, expected > 0"),
+        ("calibrate_quotes", 'search.free="horizon"', "expected names of"),
+        ("calibrate_quotes", "parameters.ask_intensity=2.0", "one number for both sides"),
+        ("calibrate_policy", "parameters.drift=0.1", "drift is not 0"),
         ("calibrate_policy", 'search.free="volatility"', "expected names of"),
         ("calibrate_policy", 'search.free=""', "at least one name"),
         ("calibrate_gates", "ranges.vpin_gate=[0.9,0.2]", "expected [low, high] with low < high"),
         ("calibrate_gates", "ranges.horizon=[0.0,10.0]", "low > 0"),
         ("calibrate_gates", "ranges.vpin_gate=[0.1]", "expected [low, high]"),
+        ("calibrate_gates", "ranges.vpin_smoothing=[0.0,1.5]", "vpin_smoothing"),
+        ("calibrate_gates", "ranges.vpin_reduced_size=[0.0,3.0]", "is 3, expected <= 1"),
+        ("calibrate_gates", "ranges.max_half_spread=[0.1,inf]", "is infinite"),
     ],
 )
 def test_impossible_searches_are_refused_before_anything_is_loaded(tmp_path, name, override, said):

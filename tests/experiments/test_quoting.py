@@ -295,3 +295,13 @@ def test_the_lobster_experiment_runs_on_real_data(data_folder, tmp_path, path):
     page = (tmp_path / "real" / "report.html").read_text()
     assert "Fitted on the first half of the session, replayed on the second" in page
     assert metrics["gradient_error"] < 1e-5
+
+
+@pytest.mark.thorough
+def test_a_scheme_with_tolerances_of_its_own_serves_every_stage(tmp_path):
+    """Limited depths over an hour: adaptive implicit steps, whose tolerances are arrays."""
+    outcome = run_small(
+        tmp_path, "hjb.min_depth=0.0", "hjb.horizon=3600.0", "hjb.axes.n_risk=2", "hjb.axes.n_skew=1", "sweep={}"
+    )
+    assert outcome.code == 0
+    assert "adaptive Han-Wong" in (tmp_path / "log.txt").read_text()
