@@ -20,6 +20,14 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 stderr, stdout = (Console(stderr=to_stderr, highlight=False, markup=False) for to_stderr in (True, False))
 USAGE, CHECK_FAILED = 2, 3
 MOST_SHOWN = 20
+# Exceptions of libraries that mean a file or the machine, not the package.
+FOREIGN = {
+    "JaxRuntimeError": "the device, or another process, failed (out of memory: a smaller batch_rows)",
+    "XlaRuntimeError": "the device, or another process, failed (out of memory: a smaller batch_rows)",
+    "ComputeError": "a Parquet file cannot be read",
+    "PanicException": "a Parquet file cannot be read",
+    "BadZipFile": "an array file is damaged; --fresh makes it again",
+}
 
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="config file, or the name of a shipped experiment")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b=value, overrides the file")]
@@ -63,8 +71,11 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run an experiment or sweep and write its run folder and report."""
+    if dry_run and as_json:
+        raise ValueError("--json belongs to a run; --dry-run says in words what one would do")
     if dry_run:
         return _describe(_load(config, overrides, precision, seed, chunk))
+    signal.signal(signal.SIGTERM, _interrupt)  # what a cluster sends before it takes the machine away
     if workers and engine == "local":
         raise ValueError("--workers belongs to --engine distributed or ray; local uses all devices of this process")
     if engine == "distributed" and workers and "MFAMM_COORDINATOR" not in os.environ:
@@ -88,7 +99,6 @@ def run(
         return None
     for warning in loaded.warnings:
         stderr.print(f"warning: {warning}")
-    signal.signal(signal.SIGTERM, _interrupt)  # what a cluster sends before it takes the machine away
     seconds = time.perf_counter() - begin
     try:
         with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
@@ -149,7 +159,8 @@ def _show(outcome: Any) -> None:
             stdout.print(note, soft_wrap=True)
     if outcome.metrics.get("sweep", {}).get("failed"):
         stdout.print(f"failed  {outcome.folder / 'failed.parquet'} has every failed row with its reason")
-    stdout.print(f"report  {outcome.folder / 'report.html'}")
+    if (outcome.folder / "report.html").is_file():
+        stdout.print(f"report  {outcome.folder / 'report.html'}")
 
 
 def _say(text: str) -> None:
@@ -177,8 +188,10 @@ def check(config: ConfigName, overrides: Overrides = None) -> None:
 
 def _describe(loaded: Any) -> None:
     from mfamm_jax.experiments.config import construct
+    from mfamm_jax.experiments.runner import set_precision
     from mfamm_jax.experiments.sweep import lay_out, row_bytes
 
+    set_precision(loaded)
     experiment = construct(loaded)
     for warning in loaded.warnings:
         stderr.print(f"warning: {warning}")
@@ -424,4 +437,11 @@ def main() -> None:
         stderr.print(f"error: {error}", soft_wrap=True)
         if isinstance(error, OSError):
             stderr.print("nothing finished is lost: mend that and run the same command again")
+        raise SystemExit(USAGE) from None
+    except Exception as error:
+        said = FOREIGN.get(type(error).__name__)
+        if said is None:
+            raise  # a fault of ours: its traceback is wanted
+        stderr.print(f"error: {said}: {str(error).strip().splitlines()[0]}", soft_wrap=True)
+        stderr.print("nothing finished is lost: mend that and run the same command again")
         raise SystemExit(USAGE) from None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import tomllib
 import types
 import typing
@@ -65,7 +66,7 @@ def find_config(name: str) -> Path:
         return path
     package = Path(__file__).parent
     for folder in (package / "configs", package.parent.parent / "experiments"):
-        for candidate in (folder / name, folder / f"{name}.toml", folder / path.name):
+        for candidate in (folder / name, folder / f"{name}.toml", folder / name.removeprefix("experiments/")):
             if candidate.is_file():
                 return candidate
     raise ConfigError(f"{name}: no such config file or shipped experiment{_suggest(name, shipped_configs())}")
@@ -81,9 +82,11 @@ def shipped_configs() -> list[str]:
 def load_config(name: str, overrides: list[str] | None = None) -> Config:
     """Reads, overrides and validates a config file."""
     path = find_config(name)
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         table = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     # A table's kind first: another kind starts from its own defaults, not from the file's settings of the old one.
@@ -133,8 +136,11 @@ def parse_config(table: dict[str, Any], place: _Place, default_name: str = "run"
     if settings.precision == "float32":
         _check_size(tables, place)
         _check_size({"sweep": {path: axis.values or axis.ends for path, axis in sweep.axes.items()}}, place)
+    axes = dict(sweep.axes)
     for path, axis in sweep.axes.items():
-        _check_swept(EXPERIMENTS[experiment], tables, place, path, axis.values or axis.ends)
+        checked = _check_swept(EXPERIMENTS[experiment], tables, place, path, axis.values or axis.ends)
+        axes[path] = dataclasses.replace(axis, values=checked) if axis.values else axis
+    sweep = dataclasses.replace(sweep, axes=axes)
     return Config(settings, tables, sweep, tuple(warnings), place.text, place.file)
 
 
@@ -301,6 +307,8 @@ def _expected_type(annotation: Any) -> str:
         return "one of " + ", ".join(f'"{choice}"' for choice in get_args(annotation))
     if get_origin(annotation) is tuple:
         return f"a list, each entry {_expected_type(get_args(annotation)[0])}"
+    if get_origin(annotation) in (types.UnionType, typing.Union):
+        return " or ".join(_expected_type(option) for option in get_args(annotation) if option is not type(None))
     names = {bool: "true or false", str: "a string", int: "an integer"}
     return names.get(annotation, "a number")
 
@@ -363,8 +371,10 @@ def resolve_market(table: dict[str, Any], overrides: list[str]) -> Any:
     return _construct(KINDS["market"][resolved["kind"]], {k: v for k, v in resolved.items() if k != "kind"}, "market")
 
 
-def _check_swept(cls: type, tables: dict[str, Any], place: _Place, path: str, values: tuple[Any, ...]) -> None:
-    """The path must exist and every value must be valid for it."""
+def _check_swept(
+    cls: type, tables: dict[str, Any], place: _Place, path: str, values: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """The path must exist and every value must be valid for it; returns the values as the setting takes them."""
     dotted = f"sweep.{path}"
     current: Any = cls
     table: Any = tables
@@ -380,8 +390,7 @@ def _check_swept(cls: type, tables: dict[str, Any], place: _Place, path: str, va
         raise ConfigError(f"{place(dotted)}: no such setting to sweep over{_suggest(path, _paths(tables))}")
     if get_origin(fields[last].type) is tuple:
         raise ConfigError(f"{place(dotted)}: a list of numbers cannot be swept over; use one file for each")
-    for value in values:
-        _checked(fields[last], value, place, dotted, [])
+    return tuple(_checked(fields[last], value, place, dotted, []) for value in values)
 
 
 def _paths(tables: dict[str, Any], prefix: str = "") -> list[str]:
@@ -436,15 +445,14 @@ def to_toml(table: dict[str, Any], path: str = "") -> str:
 
 
 def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").isalnum() else f'"{key}"'
+    return key if key.replace("_", "").isalnum() and key.isascii() else _toml_value(key)
 
 
 def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # a JSON string is one of TOML's
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     if isinstance(value, dict):

@@ -216,7 +216,7 @@ def tornado(told: dict[str, dict[str, dict[str, float]]]) -> str:
         order = sorted(by_path, key=lambda path: abs(by_path[path]["autodiff"] * share[path]))
         change = [by_path[path]["autodiff"] * share[path] for path in order]
         other = [by_path[path]["finite_difference"] * share[path] for path in order]
-        labels = [path.split(".")[-1] for path in order]
+        labels = [path.removeprefix("parameters.") for path in order]
         axis.barh(labels, change, color=[OURS if x >= 0 else ASK for x in change], height=0.55)
         axis.plot(other, labels, "k|", ms=12)
         axis.axvline(0, color="black", lw=0.8)

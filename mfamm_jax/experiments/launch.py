@@ -110,23 +110,28 @@ class Distributed:
 
         return jax.process_index()
 
-    def tables(
-        self, config: Any, layout: Any, todo: Sequence[Any], ready: Callable, note: Callable[[dict], None]
-    ) -> Iterator[tuple[Any, pl.DataFrame]]:
-        """A contiguous share, so that few processes compile the same group."""
+    def share(self, layout: Any, todo: Sequence[Any]) -> list[Any]:
+        """A contiguous share, so that few processes compile the same group. All must come here within half a minute of each other."""
         import jax
         import numpy as np
         from jax.experimental import multihost_utils
-
-        from mfamm_jax.experiments.sweep import compute_parts
 
         # What is finished is what process 0 saw: a file may appear while another process looks.
         mask = np.zeros(len(layout.parts), np.int32)
         mask[[part.number for part in todo]] = 1
         mask = np.asarray(multihost_utils.broadcast_one_to_all(mask))
         wanted = np.array_split(np.flatnonzero(mask), jax.process_count())[self.rank]
-        mine = [layout.parts[number] for number in wanted]
-        yield from compute_parts(layout, mine, jax.random.key(config.settings.seed), ready, note)
+        return [layout.parts[number] for number in wanted]
+
+    def tables(
+        self, config: Any, layout: Any, todo: Sequence[Any], ready: Callable, note: Callable[[dict], None]
+    ) -> Iterator[tuple[Any, pl.DataFrame]]:
+        """On this process' devices."""
+        import jax
+
+        from mfamm_jax.experiments.sweep import compute_parts
+
+        yield from compute_parts(layout, todo, jax.random.key(config.settings.seed), ready, note)
 
     def finish(self) -> None:
         """Waits for all."""
@@ -138,15 +143,18 @@ class Distributed:
 def help_with_sweep(engine: Distributed, config: Any, folder: Any, say: Callable[[str], None]) -> None:
     """What every process but the first does: its share of the parts."""
     from mfamm_jax.experiments.config import construct
-    from mfamm_jax.experiments.runner import ready_for
+    from mfamm_jax.experiments.runner import ready_for, stamp
     from mfamm_jax.experiments.sweep import lay_out
 
-    experiment = construct(config)
-    layout = lay_out(config, experiment)
-    with tempfile.TemporaryDirectory(prefix="mfamm-") as own:
-        base = experiment, experiment.prepare(Path(own), config.settings.seed, say)
-        for part, table in engine.tables(config, layout, [], ready_for(config, base, Path(own)), lambda _: None):
-            folder.write_part(part.number, table)
+    if config.sweep.n_rows:
+        experiment = construct(config)
+        layout = lay_out(config, experiment)
+        folder.stamp = stamp(config, layout)
+        mine = engine.share(layout, [])
+        with tempfile.TemporaryDirectory(prefix="mfamm-") as own:
+            base = experiment, experiment.prepare(Path(own), config.settings.seed, say)
+            for part, table in engine.tables(config, layout, mine, ready_for(config, base, Path(own)), lambda _: None):
+                folder.write_part(part.number, table)
     engine.finish()
 
 
@@ -168,6 +176,10 @@ class Ray:
             )
         self.n_workers = n_workers
 
+    def share(self, layout: Any, todo: Sequence[Any]) -> Sequence[Any]:
+        """Everything goes to the workers."""
+        return todo
+
     def tables(
         self, config: Any, layout: Any, todo: Sequence[Any], ready: Callable, note: Callable[[dict], None]
     ) -> Iterator[tuple[Any, pl.DataFrame]]:
@@ -182,7 +194,10 @@ class Ray:
         try:
             resources = ray.cluster_resources()
             gpus = int(resources.get("GPU", 0))
-            wanted = min(self.n_workers or gpus or int(resources.get("CPU", 1)), len(todo))
+            room = gpus or int(resources.get("CPU", 0))
+            if not room:
+                raise ConfigError("--engine ray: the cluster has neither CPUs nor GPUs to give")
+            wanted = min(self.n_workers or room, room, len(todo))
             needs = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
             worker = ray.remote(max_restarts=3, max_task_retries=3, **needs)(PartWorker)
             workers = [worker.remote(config) for _ in range(wanted)]
@@ -197,8 +212,11 @@ class Ray:
                 for line in notes:
                     note(line)
                 yield layout.parts[number], table
+            ray.get([w.close.remote() for w in workers])
         except ray.exceptions.RayTaskError as error:
-            raise error.cause if isinstance(error.cause, ValueError) else error from None
+            if isinstance(error.cause, ValueError):
+                raise error.cause from None
+            raise ConfigError(f"--engine ray: a worker failed: {type(error.cause).__name__}: {error.cause}") from error
         except ray.exceptions.RayError as error:
             text = str(error).strip().splitlines()[0]
             raise ConfigError(f"--engine ray: {text}; finished parts are kept: run the same command again") from error
@@ -213,6 +231,14 @@ class PartWorker:
     """Lives in a Ray worker: computes parts by number."""
 
     def __init__(self, config: Any):
+        self.folder = tempfile.TemporaryDirectory(prefix="mfamm-")
+        try:
+            self._prepare(config, Path(self.folder.name))
+            self.problem = None
+        except ValueError as error:  # told with the first part: an actor that cannot be made tells nothing
+            self.problem = error
+
+    def _prepare(self, config: Any, own: Path) -> None:
         import jax
 
         from mfamm_jax.experiments.config import construct
@@ -222,8 +248,6 @@ class PartWorker:
         set_precision(config)
         enable_compile_cache()
         self.key = jax.random.key(config.settings.seed)
-        self.folder = tempfile.TemporaryDirectory(prefix="mfamm-")
-        own = Path(self.folder.name)
         experiment = construct(config)
         self.layout = lay_out(config, experiment)
         base = experiment, experiment.prepare(own, config.settings.seed, lambda _: None)
@@ -234,8 +258,14 @@ class PartWorker:
         """The part's number, its table, and what was compiled for it."""
         from mfamm_jax.experiments.sweep import compute_parts
 
+        if self.problem is not None:
+            raise self.problem
         notes: list[dict[str, Any]] = []
         part = self.layout.parts[number]
         for _, table in compute_parts(self.layout, [part], self.key, self.ready, notes.append, self.groups):
             return number, table, notes
         raise AssertionError("compute_parts gives a table for every part")
+
+    def close(self) -> None:
+        """Removes what was generated here."""
+        self.folder.cleanup()

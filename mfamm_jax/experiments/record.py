@@ -19,7 +19,21 @@ import polars as pl
 from mfamm_jax.experiments.config import Config, ConfigError, to_toml
 from mfamm_jax.experiments.plain import plain
 
-PACKAGES = ("mfamm-jax", "jax", "jaxlib", "numpy", "equinox", "polars")
+PACKAGES = ("mfamm-jax", "jax", "jaxlib", "numpy", "scipy", "equinox", "optax", "diffrax", "polars")
+# What a folder may hold before it has a resolved.toml: of a run that was killed in its first moments, or while it started afresh.
+OWN_NAMES = (
+    ".lock",
+    "parts",
+    "arrays",
+    "figures",
+    "groups",
+    "data",
+    "logs",
+    "config.toml",
+    "log.txt",
+    "resolved.toml.partial",
+    "config.toml.partial",
+)
 OPTIONAL = ("flax", "ott-jax", "distrax", "evosax", "pennylane", "PyWavelets", "xgboost")
 
 
@@ -31,22 +45,38 @@ class RunFolder:
         self.resolved = to_toml(config.resolved()).strip() + "\n"
         self.config_hash = hashlib.sha256(self.resolved.encode()).hexdigest()[:16]
         self.text = config.text
+        self.settings = ("config_id", "seed", *config.sweep.axes)
+        # Whatever else makes a part what it is: versions, device, rows of a batch.
+        self.stamp = ""
         self._held: Any = None
 
     def open(self, fresh: bool) -> None:
         """Creates the folder, or continues in one of the same config."""
         existing = self.root / "resolved.toml"
-        if self.root.exists() and any(self.root.iterdir()) and not existing.is_file():
+        if self.root.is_dir() and not existing.is_file() and any(x.name not in OWN_NAMES for x in self.root.iterdir()):
             raise ConfigError(f"{self.root}: not empty and no run folder; choose another --out")
-        if existing.is_file() and existing.read_text() != self.resolved:
-            mine, theirs = set(self.resolved.splitlines()), set(existing.read_text().splitlines())
-            keys = sorted({line.split(" =")[0] for line in mine ^ theirs if " = " in line})
+        self._lock()
+        try:
+            self._claim(existing, fresh)
+        except BaseException:
+            self.close()
+            raise
+
+    def _claim(self, existing: Path, fresh: bool) -> None:
+        if existing.is_file() and (theirs := existing.read_text(encoding="utf-8")) != self.resolved:
+            keys = sorted(
+                {
+                    line.split(" =")[0]
+                    for line in {*self.resolved.splitlines()} ^ {*theirs.splitlines()}
+                    if " = " in line
+                }
+            )
             raise ConfigError(
                 f"{self.root}: holds a run of another config (differs in {', '.join(keys)}); use another --out"
             )
-        self._lock()
-        if fresh and existing.is_file():
-            for inside in self.root.iterdir():
+        if fresh:
+            # First what says that something is finished, last what says that this is a run folder.
+            for inside in sorted(self.root.iterdir(), key=lambda x: (x.name != "base.json", x.name == "resolved.toml")):
                 if inside.is_dir():
                     shutil.rmtree(inside)
                 elif inside.name != ".lock":
@@ -84,7 +114,7 @@ class RunFolder:
         """Atomic."""
         partial = self.root / (name + ".partial")
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, self.root / name)
+        _settle(partial, self.root / name)
 
     def logged(self, say: Callable[[str], None]) -> Callable[[str], None]:
         """Says and keeps it in log.txt."""
@@ -104,7 +134,7 @@ class RunFolder:
         """Atomic npz."""
         partial = self.root / "arrays" / (name + ".partial.npz")
         np.savez_compressed(partial, **arrays)  # pyrefly: ignore
-        os.replace(partial, self.root / "arrays" / (name + ".npz"))
+        _settle(partial, self.root / "arrays" / (name + ".npz"))
 
     def write_log(self, name: str, table: dict[str, np.ndarray]) -> str:
         """Atomic Parquet; returns the sha256 of the content, the same for the same rows."""
@@ -122,20 +152,30 @@ class RunFolder:
         """Where a chunk of rows goes."""
         return self.root / "parts" / f"part-{number:05d}.parquet"
 
-    def is_finished(self, number: int, n_rows: int) -> bool:
-        """Whether the chunk is there, whole, and belongs to this config; a damaged file is put aside."""
+    def _sum(self, number: int) -> Path:
+        """Where the digest of a part's bytes goes: a damaged file is not even parsed."""
+        return self.part(number).with_suffix(".blake2b")
+
+    def is_finished(self, number: int, ids: np.ndarray | range) -> bool:
+        """Whether the chunk is there, whole, with these rows, and made by the same config, versions and devices; a damaged file is put aside.
+
+        A chunk of a group that could not be prepared is not: what was missing may be there now.
+        """
         path = self.part(number)
         if not path.is_file():
             return False
         try:
-            metadata, rows = pl.read_parquet_metadata(path), pl.read_parquet(path)
-            mine = metadata.get("config") == self.config_hash and metadata.get("part") == str(number)
-            if mine and metadata.get("digest") == _digest(rows):
-                return len(rows) == n_rows
-        except (pl.exceptions.PolarsError, OSError):
-            pass
-        path.rename(path.with_suffix(".damaged"))
-        return False
+            whole = _digest(path) == self._sum(number).read_text(encoding="ascii")
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            path.rename(path.with_suffix(".damaged"))
+            return False
+        found = pl.read_parquet_metadata(path)
+        if (found.get("config"), found.get("stamp")) != (self.config_hash, self.stamp):
+            return False
+        rows = pl.read_parquet(path)
+        return "reason" not in rows.columns and np.array_equal(rows["config_id"].to_numpy(), np.asarray(ids))
 
     def drop_parts_after(self, n_parts: int) -> None:
         """Removes what a run with smaller parts left."""
@@ -145,14 +185,18 @@ class RunFolder:
 
     def write_part(self, number: int, rows: pl.DataFrame) -> None:
         """Atomic: a part with its final name is the checkpoint."""
-        path = self.part(number)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
+        path, mine = self.part(number), f".{os.getpid()}.partial"
+        partial, summed = path.with_suffix(mine), self._sum(number).with_suffix(f".sum{mine}")
         try:
-            facts = {"config": self.config_hash, "part": str(number), "digest": _digest(rows)}
+            facts = {"config": self.config_hash, "stamp": self.stamp}
             rows.write_parquet(partial, metadata=facts, compression="lz4")
-            os.replace(partial, path)
+            path.unlink(missing_ok=True)  # an older one would not fit the new digest
+            summed.write_text(_digest(partial), encoding="ascii")
+            _settle(summed, self._sum(number))
+            _settle(partial, path)
         except (pl.exceptions.PolarsError, OSError) as error:
-            partial.unlink(missing_ok=True)
+            for left in (partial, summed):
+                left.unlink(missing_ok=True)
             raise OSError(f"{path}: cannot be written: {error}") from error
 
     def rows(self) -> pl.LazyFrame:
@@ -166,13 +210,13 @@ class RunFolder:
         (self.root / "failed.parquet").unlink(missing_ok=True)
         if n_failed:
             failed = self.rows().filter(~pl.col("ok")).sort("config_id").collect(engine="streaming")
-            reasons(failed).write_parquet(self.root / "failed.parquet")
+            reasons(failed, self.settings).write_parquet(self.root / "failed.parquet")
         return n_failed
 
 
-def reasons(rows: pl.DataFrame) -> pl.DataFrame:
-    """Failed rows with a column that says why."""
-    numbers = [name for name in rows.columns if rows[name].dtype.is_float()]
+def reasons(rows: pl.DataFrame, settings: tuple[str, ...] = ()) -> pl.DataFrame:
+    """Failed rows with a column that says why; columns of settings are not to blame."""
+    numbers = [name for name in rows.columns if rows[name].dtype.is_float() and name not in settings]
     bad = [pl.when(~pl.col(name).is_finite()).then(pl.lit(name)) for name in numbers]
     named = pl.concat_str(bad, separator=", ", ignore_nulls=True) if bad else pl.lit("")
     told = pl.when(named != "").then(pl.lit("not finite: ") + named).otherwise(pl.lit("a solver did not succeed"))
@@ -180,14 +224,17 @@ def reasons(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(reason=pl.coalesce(given, told))
 
 
-def _digest(rows: pl.DataFrame) -> str:
-    """Of the content."""
-    digest = hashlib.blake2b(digest_size=16)
-    for column in rows:
-        digest.update(f"{column.name} {column.dtype}".encode())
-        plain_bytes = column.dtype.is_numeric() and not column.has_nulls()
-        digest.update(column.to_numpy().tobytes() if plain_bytes else json.dumps(column.to_list()).encode())
-    return digest.hexdigest()
+def _digest(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _settle(partial: Path, path: Path) -> None:
+    """Gives a file its name once it is on the disk."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 def git_commit() -> str:
@@ -223,6 +270,12 @@ def machine() -> dict[str, str]:
     return {"system": platform.platform(), "processor": model, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 
+def flags_that_matter(flags: str) -> str:
+    """XLA's flags without the number of devices, which changes no bit."""
+    return " ".join(flag for flag in flags.split() if not flag.startswith("--xla_force_host_platform_device_count"))
+
+
 def versions() -> dict[str, str]:
     """Of the packages that decide the numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    found = {name: version(name) for name in PACKAGES} | {name: installed(name) for name in OPTIONAL if installed(name)}
+    return {"python": platform.python_version()} | found

@@ -21,9 +21,9 @@ class Run:
         if not (root / "manifest.json").is_file() or not (root / "metrics.json").is_file():
             raise ConfigError(f"{root}: no finished run here; expected manifest.json and metrics.json")
         self.root = root
-        self.manifest = json.loads((root / "manifest.json").read_text())
-        self.metrics = json.loads((root / "metrics.json").read_text())
-        self.resolved = (root / "resolved.toml").read_text()
+        self.manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
+        self.metrics = _numbers(json.loads((root / "metrics.json").read_text(encoding="utf-8")))
+        self.resolved = (root / "resolved.toml").read_text(encoding="utf-8")
         with np.load(root / "arrays" / "base.npz") as file:
             self.arrays = dict(file)
         given = tomllib.loads(self.resolved).get("sweep", {})
@@ -37,12 +37,23 @@ class Run:
     def _shown(self) -> pl.DataFrame:
         """Rows for the figures: of millions every so many, and means over seeds."""
         n_rows = self.metrics["sweep"]["rows"]
-        rows = self.all_rows.filter(pl.col("config_id") % -(-n_rows // MOST_ROWS) == 0).sort("config_id").collect()
+        # Whole points, and not every so many: that would show a few values of the last axis only.
+        point = pl.col("config_id") // max(tomllib.loads(self.resolved).get("sweep", {}).get("n_seeds", 0), 1)
+        rows = self.all_rows.filter(point.hash(0) % -(-n_rows // MOST_ROWS) == 0).sort("config_id").collect()
         if "seed" not in rows.columns:
             return rows
         numbers = [name for name in rows.columns if name not in (*self.axes, "ok", "reason", "seed")]
         summary = [pl.col("ok").all(), *[pl.col(name).mean() for name in numbers if name != "config_id"]]
         return rows.group_by(self.axes, maintain_order=True).agg(pl.col("config_id").first(), *summary)
+
+
+def _numbers(x: Any) -> Any:
+    """JSON has no infinity and no NaN: the record writes them as text."""
+    if isinstance(x, dict):
+        return {key: _numbers(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [_numbers(value) for value in x]
+    return float(x) if isinstance(x, str) and x in ("inf", "-inf", "nan") else x
 
 
 def html_table(header: list[str], rows: list[list[Any]]) -> str:

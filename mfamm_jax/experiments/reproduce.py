@@ -12,11 +12,9 @@ import numpy as np
 import polars as pl
 
 from mfamm_jax.experiments.config import Config, ConfigError, load_config
-from mfamm_jax.experiments.record import RunFolder
+from mfamm_jax.experiments.plain import plain
+from mfamm_jax.experiments.record import RunFolder, flags_that_matter
 from mfamm_jax.experiments.runner import DONE, FAILED, PARTIAL, run
-
-# XLA's flag for the number of devices does not change what a device computes.
-HARMLESS_FLAG = "--xla_force_host_platform_device_count"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +49,10 @@ def run_config(folder: Path) -> tuple[Config, dict[str, Any]]:
         json.loads((folder / "metrics.json").read_text())
     except ValueError as error:
         raise ConfigError(f"{folder}: damaged: {error}") from error
+    if manifest.get("status") not in ("done", "failed", "partial"):
+        raise ConfigError(
+            f"{folder}: its run is {manifest.get('status')}, not finished; run the same command again first"
+        )
     # A batch of another size is another program, which may round otherwise.
     batch = manifest.get("sweep", {}).get("batch_rows")
     return load_config(str(folder / "resolved.toml"), [f"batch_rows={batch}"] if batch else []), manifest
@@ -70,6 +72,10 @@ def reproduce(
         `same`: whether all is as it must be; `exact`: whether that was to the bit; `compared` counts; `differences` in numbers;
         `reasons` that may explain them.
     """
+    if again.exists() and any(again.iterdir()):
+        raise ConfigError(
+            f"{again}: not empty; expected a new folder, since finished parts would not be computed again"
+        )
     folder = RunFolder(again, config)
     folder.open(fresh=False)
     outcome = run(config, folder, say=say, progress=progress)
@@ -80,24 +86,20 @@ def reproduce(
     exact = not reasons
     tolerances = [("*", (0.0, 0.0))] if exact else list(manifest.get("tolerances", {"*": (1e-6, 1e-8)}).items())
 
-    def allowed(name: str, value: Any) -> float:
-        relative, absolute = next(pair for pattern, pair in reversed(tolerances) if fnmatch.fnmatch(name, pattern))
-        return relative * abs(value) + absolute if isinstance(value, int | float) and math.isfinite(value) else 0.0
-
-    differences, counts = [], {}
+    differences, counts, repeated = [], {}, _contents(again)
     for kind, content in _contents(before).items():
-        repeated = _contents(again)[kind]
         counts[kind] = len(content)
-        for name in sorted(content.keys() | repeated.keys()):
-            pair = worst_pair(content.get(name), repeated.get(name))
+        for name in sorted(content.keys() | repeated[kind].keys()):
+            path = f"{kind}/{name}"
+            tolerance = next(pair for pattern, pair in reversed(tolerances) if fnmatch.fnmatch(path, pattern))
+            pair = worst_pair(content.get(name), repeated[kind].get(name), *tolerance)
             if pair is not None:
-                path = f"{kind}/{name}"
-                differences.append(Difference(path, *pair, allowed(path, pair[0])))
+                differences.append(Difference(path, *pair, _allowed(pair[0], *tolerance)))
     return {
         "same": all(d.is_within for d in differences),
         "exact": exact,
         "compared": counts,
-        "differences": [dataclasses.asdict(d) | {"within": d.is_within} for d in differences],
+        "differences": [plain(dataclasses.asdict(d)) | {"within": d.is_within} for d in differences],
         "reasons": reasons,
     }
 
@@ -127,24 +129,28 @@ def _flat(x: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: x}
 
 
-def worst_pair(before: Any, after: Any) -> tuple[Any, Any] | None:
-    """Both values where they differ most; None if all are the same (NaN is the same as NaN)."""
+def _allowed(value: Any, relative: float, absolute: float) -> float:
+    return relative * abs(value) + absolute if isinstance(value, int | float) and math.isfinite(value) else 0.0
+
+
+def worst_pair(before: Any, after: Any, relative: float = 0.0, absolute: float = 0.0) -> tuple[Any, Any] | None:
+    """Both values where they exceed what is allowed most, or come nearest to it; None if all are the same (NaN is the same as NaN)."""
     if not isinstance(before, np.ndarray) or not isinstance(after, np.ndarray):
         return None if type(before) is type(after) and before == after else (before, after)
     if before.shape != after.shape or before.dtype != after.dtype:
         return tuple(f"{x.dtype}{list(x.shape)}" for x in (before, after))  # pyrefly: ignore
     is_real = np.issubdtype(before.dtype, np.inexact)
     differs = (before != after) & ~((before != before) & (after != after)) if is_real else before != after
-    if not np.any(differs):
+    where = np.flatnonzero(np.asarray(differs).ravel())
+    if not where.size:
         return None
-    where = np.flatnonzero(differs.ravel())
-    if np.issubdtype(before.dtype, np.number):
-        gap = np.nan_to_num(np.abs(after.ravel()[where] - before.ravel()[where]), nan=np.inf)
-        where = where[np.argmax(gap)]
-    else:
-        where = where[0]
     one, other = before.ravel()[where], after.ravel()[where]
-    return (str(one), str(other)) if np.iscomplexobj(one) else (one.item(), other.item()) if is_real else (one, other)
+    worst = 0
+    if np.issubdtype(before.dtype, np.number):
+        excess = np.abs(other - one) - (relative * np.abs(one) + absolute)
+        worst = int(np.argmax(np.nan_to_num(excess, nan=np.inf)))
+    pair = tuple(x[worst].item() if hasattr(x[worst], "item") else x[worst] for x in (one, other))
+    return tuple(map(str, pair)) if np.iscomplexobj(before) else pair  # pyrefly: ignore
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -155,15 +161,19 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     out += _change("commit", before.get("git_commit"), now.get("git_commit"))
     out += _change("device", before["devices"]["kind"], now["devices"]["kind"])
     for name in ("processor", "system", "XLA_FLAGS"):
-        out += _change(name, *(_meaningful(x["machine"].get(name, "")) for x in (before, now)))
-    old, new = (dict(x.get("data", {}).get("source", [])) for x in (before, now))
+        out += _change(name, *(flags_that_matter(x["machine"].get(name, "")) for x in (before, now)))
+    old, new = (
+        {
+            str(name): digest
+            for part in x.values()
+            if isinstance(part, dict)
+            for name, digest in part.get("source") or []
+        }
+        for x in (before, now)
+    )
     for name in sorted(old.keys() | new.keys()):
         out += _change(f"data {name}", old.get(name), new.get(name))
     return out
-
-
-def _meaningful(flags: str) -> str:
-    return " ".join(flag for flag in flags.split() if not flag.startswith(HARMLESS_FLAG))
 
 
 def _change(name: str, before: Any, now: Any) -> list[str]:

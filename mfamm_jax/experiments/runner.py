@@ -1,23 +1,26 @@
 """Config -> run folder: stages of the base run, then the sweep in resumable parts."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 import polars as pl
 
 from mfamm_jax.experiments.compiled import compile_cache, compiled
 from mfamm_jax.experiments.config import Config, ConfigError, construct
 from mfamm_jax.experiments.experiment import AbstractExperiment
 from mfamm_jax.experiments.plain import flatten, plain
-from mfamm_jax.experiments.record import RunFolder, git_commit, machine, versions
+from mfamm_jax.experiments.record import RunFolder, flags_that_matter, git_commit, machine, versions
 from mfamm_jax.experiments.sensitivities import (
     check_paths,
     differentiated,
@@ -44,10 +47,14 @@ class Outcome:
 class Workers(Protocol):
     """Who computes the parts of a sweep."""
 
+    def share(self, layout: Layout, todo: Sequence[Part]) -> Sequence[Part]:
+        """What this process has to compute of what is not finished yet; called once, early."""
+        ...
+
     def tables(
         self, config: Config, layout: Layout, todo: Sequence[Part], ready: Ready, note: Callable[[dict], None]
     ) -> Iterator[tuple[Part, pl.DataFrame]]:
-        """This process' share of the parts, in any order."""
+        """The given parts, in any order."""
         ...
 
     def finish(self) -> None:
@@ -57,6 +64,10 @@ class Workers(Protocol):
 
 class Local:
     """This process alone, on all its devices."""
+
+    def share(self, layout: Layout, todo: Sequence[Part]) -> Sequence[Part]:
+        """Everything."""
+        return todo
 
     def tables(
         self, config: Config, layout: Layout, todo: Sequence[Part], ready: Ready, note: Callable[[dict], None]
@@ -115,19 +126,24 @@ def run(
     try:
         experiment = construct(config)
         check_paths(experiment, config.settings.sensitivities)
+        layout = lay_out(config, experiment) if config.sweep.n_rows else None
+        folder.stamp = stamp(config, layout)
+        mine = engine.share(layout, unfinished(layout, folder)) if layout else []
         manifest["tolerances"] = {"*": TOLERANCES[config.settings.precision]} | experiment.tolerances()
         prepared, base = _base(config, experiment, folder, say, progress)
         metrics = base["metrics"]
         stages = ({} if import_seconds is None else {"import": {"total": round(import_seconds, 2)}}) | base["stages"]
         manifest |= {"stages": stages} | base["provenance"]
         code = DONE if metrics.get("ok", True) else FAILED
-        if config.sweep.n_rows:
+        if layout:
             begin = time.perf_counter()
-            sweep = run_sweep(config, folder, say, progress, (experiment, prepared), engine)
+            sweep = run_sweep(config, layout, mine, folder, say, progress, (experiment, prepared), engine)
             metrics["sweep"] = {name: sweep.pop(name) for name in ("rows", "failed")}
             stages["sweep"] = {"total": round(time.perf_counter() - begin, 2)}
             manifest["sweep"] = sweep
             code = PARTIAL if metrics["sweep"]["failed"] and code == DONE else code
+        else:
+            engine.finish()
         folder.write_json("metrics.json", metrics)
         manifest |= {"status": {DONE: "done", FAILED: "failed", PARTIAL: "partial"}[code]}
         manifest["wall_seconds"] = round(time.time() - started, 2)
@@ -139,6 +155,10 @@ def run(
         manifest["status"] = "interrupted"
         folder.write_json("manifest.json", manifest)
         return Outcome(INTERRUPTED, metrics, folder.root)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a full disk is why we are here, perhaps
+            folder.write_json("manifest.json", manifest | {"status": "stopped"})
+        raise
     finally:
         folder.close()
     return Outcome(code, metrics, folder.root)
@@ -156,10 +176,13 @@ def _base(
     prepared = experiment.prepare(folder.root, config.settings.seed, say, progress)
     stages: dict[str, Any] = {"prepare": {"total": round(time.perf_counter() - begin, 2)}}
     say(f"prepare   {stages['prepare']['total']:6.1f} s")
-    known = folder.root / "base.json"
-    if known.is_file() and (folder.root / "arrays" / "base.npz").is_file():
+    source = plain(experiment.provenance(prepared))
+    known = _finished_base(folder)
+    if known:
+        if known["source"] != source:
+            raise ConfigError(f"{folder.root}: its data have changed since it was begun; use --fresh, or another --out")
         say("base      finished earlier")
-        return prepared, json.loads(known.read_text())
+        return prepared, known
     key = jax.random.key(config.settings.seed)
     plan, reason = experiment.plan(stack(experiment, {}, 1), prepared)
     say(f"scheme    {reason}")
@@ -196,47 +219,79 @@ def _base(
     folder.write_arrays("base", flatten(experiment.kept(prepared, results) | arrays))
     logs = {name: folder.write_log(name, table) for name, table in experiment.logs(prepared, results).items()}
     stages["metrics"] = {"total": round(time.perf_counter() - begin, 2)}
-    provenance = plain(experiment.provenance(prepared)) | ({"logs": logs} if logs else {})
-    base = {"metrics": metrics, "stages": stages, "provenance": provenance}
+    provenance = source | ({"logs": logs} if logs else {})
+    base = {"metrics": metrics, "stages": stages, "provenance": provenance, "source": source, "stamp": folder.stamp}
     folder.write_json("base.json", base)
     return prepared, base
 
 
+def _finished_base(folder: RunFolder) -> dict[str, Any] | None:
+    """Metrics and stages of an earlier run by the same versions on the same devices, if they are whole."""
+    try:
+        base = json.loads((folder.root / "base.json").read_text(encoding="utf-8"))
+        with np.load(folder.root / "arrays" / "base.npz") as file:
+            for name in file.files:
+                file[name]
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+        return None
+    wanted = {"metrics", "stages", "provenance", "source", "stamp"}
+    return base if isinstance(base, dict) and wanted <= base.keys() and base["stamp"] == folder.stamp else None
+
+
+def stamp(config: Config, layout: Layout | None) -> str:
+    """Digest of what decides the bits of a result beside the config: versions, devices, rows of a batch."""
+    here = machine()
+    here |= {"XLA_FLAGS": flags_that_matter(here["XLA_FLAGS"])}
+    facts = [versions(), git_commit(), here, jax.devices()[0].device_kind, layout.batch_rows if layout else 0]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def unfinished(layout: Layout, folder: RunFolder) -> list[Part]:
+    """Parts that are not there yet."""
+    folder.drop_parts_after(len(layout.parts))
+    return [part for part in layout.parts if not folder.is_finished(part.number, part.ids)]
+
+
 def run_sweep(
     config: Config,
+    layout: Layout,
+    mine: Sequence[Part],
     folder: RunFolder,
     say: Callable[[str], None],
     progress: Any,
     base: tuple[AbstractExperiment, Any],
     engine: Workers,
 ) -> dict[str, Any]:
-    """Computes the parts that are not there yet; returns how many rows there are, how many failed, and what compiling cost."""
-    layout = lay_out(config, base[0])
-    folder.drop_parts_after(len(layout.parts))
-    todo = [part for part in layout.parts if not folder.is_finished(part.number, len(part.ids))]
+    """Computes this process' parts; returns how many rows there are, how many failed, and what compiling cost."""
     n_groups, n_rows = len(layout.groups), layout.sweep.n_rows
     say(
         f"sweep     {n_rows:,} rows, {n_groups} compile group{'s' if n_groups > 1 else ''}, {len(layout.parts)} parts"
-        + (f", {len(layout.parts) - len(todo)} finished earlier" if len(todo) < len(layout.parts) else "")
+        + (f", {len(mine)} of them to do here" if len(mine) < len(layout.parts) else "")
     )
     groups: list[dict[str, Any]] = []
     task = progress.add_task("sweep", total=n_rows) if progress else None
     if progress:
-        progress.advance(task, n_rows - sum(len(part.ids) for part in todo))
+        progress.advance(task, n_rows - sum(len(part.ids) for part in mine))
     ready = ready_for(config, base, folder.root / "groups")
-    for part, table in engine.tables(config, layout, todo, ready, groups.append):
+    for part, table in engine.tables(config, layout, mine, ready, groups.append):
         folder.write_part(part.number, table)
         if progress:
             progress.advance(task, len(part.ids))
     engine.finish()
+    missing = sum(not folder.part(part.number).is_file() for part in layout.parts)
+    if missing:
+        raise ConfigError(
+            f"{folder.root}: {missing} of {len(layout.parts)} parts are missing: a process failed, or the folder is not shared by all of them; "
+            "finished parts are kept: run the same command again"
+        )
     sizes = {"batch_rows": layout.batch_rows, "chunk_size": layout.chunk_size}
     return {"rows": n_rows, "failed": folder.list_failed(), "compile_groups": groups} | sizes
 
 
-def ready_for(config: Config, base: tuple[AbstractExperiment, Any], folder: Path | None) -> Ready:
+def ready_for(config: Config, base: tuple[AbstractExperiment, Any], folder: Path) -> Ready:
     """Experiment and prepared data of a group whose static settings differ from the base run's.
 
-    Generated data go to a folder of their own, so that the base run's stay what its report describes; without a folder, to a temporary one.
+    Generated data go to a folder of their own, so that the base run's stay what its report describes.
     """
 
     def ready(values: dict[str, Any]) -> tuple[AbstractExperiment, Any]:
@@ -244,12 +299,7 @@ def ready_for(config: Config, base: tuple[AbstractExperiment, Any], folder: Path
             return base
         experiment = with_values(config, values)
         name = "-".join(str(value) for value in values.values())
-        root = (folder or temporary()) / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        root = folder / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
         return experiment, experiment.prepare(root, config.settings.seed, lambda _: None)
 
     return ready
-
-
-def temporary() -> Path:
-    """For data that a helping process generates for itself."""
-    return Path(tempfile.mkdtemp(prefix="mfamm-"))

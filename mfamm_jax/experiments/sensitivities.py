@@ -9,16 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.experiment import AbstractExperiment, Arrays, ConfigError
+from mfamm_jax.experiments.sweep import leaf
 
 # Relative difference up to which both count as the same, and the part of a metric below which a difference is rounding.
 AGREE = {"float64": 1e-5, "float32": 5e-2}
 ROUNDING = {"float64": 1e-9, "float32": 1e-4}
-
-
-def _leaf(experiment: Any, path: str) -> Any:
-    for name in path.split("."):
-        experiment = getattr(experiment, name)
-    return experiment
 
 
 def _step(dtype: Any) -> float:
@@ -28,8 +23,8 @@ def _step(dtype: Any) -> float:
 
 def moved_columns(experiment: AbstractExperiment, paths: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Every parameter moved up and down alone, for a plan that serves the finite differences too."""
-    at = np.array([float(_leaf(experiment, path)) for path in paths])
-    unit = np.where(at == 0, 1.0, at) * _step(_leaf(experiment, paths[0]).dtype)
+    at = np.array([float(leaf(experiment, path)) for path in paths])
+    unit = np.where(at == 0, 1.0, at) * _step(leaf(experiment, paths[0]).dtype)
     rows = np.concatenate([at + np.diag(unit), at - np.diag(unit), at[None]])
     return dict(zip(paths, rows.T, strict=True))
 
@@ -41,11 +36,11 @@ def differentiated(
 
     A parameter that is 0 is moved by itself instead.
     """
-    at = jnp.stack([_leaf(experiment, path) for path in paths])
+    at = jnp.stack([leaf(experiment, path) for path in paths])
     unit = jnp.where(at == 0, 1.0, at)
 
     def found(shift: Float[Array, " parameter"]) -> tuple[Arrays, Array]:
-        moved = eqx.tree_at(lambda e: [_leaf(e, path) for path in paths], experiment, list(at + unit * shift))
+        moved = eqx.tree_at(lambda e: [leaf(e, path) for path in paths], experiment, list(at + unit * shift))
         everything = moved.row(plan, prepared, key)
         row = {name: x for name, x in everything.items() if jnp.issubdtype(x.dtype, jnp.floating)}
         return {"row": row, "surface": moved.surface(plan, prepared, key)}, everything["ok"]
@@ -79,9 +74,11 @@ def check_paths(experiment: AbstractExperiment, paths: tuple[str, ...]) -> None:
     before = experiment.prepared_paths()
     for path in paths:
         try:
-            found = _leaf(experiment, path)
+            found = leaf(experiment, path)
         except AttributeError:
             raise ConfigError(f"sensitivities: no setting {path}; `mfamm list` names them") from None
+        if eqx.is_inexact_array(found) and not np.isfinite(found).all():
+            raise ConfigError(f"sensitivities: {path} is {float(found):g}, expected a finite number")
         if not eqx.is_inexact_array(found) or path.split(".")[0] in before:
             raise ConfigError(
                 f"sensitivities: {path} is chosen before anything is compiled, expected a setting that may be swept in one compile"

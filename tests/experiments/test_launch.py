@@ -43,7 +43,7 @@ def test_ray_workers_give_the_rows_of_one_process_also_when_started_by_uv(tmp_pa
     for number in (1, 4):
         (tmp_path / "ray" / "parts" / f"part-{number:05d}.parquet").unlink()
     done = mfamm("--out", "ray", "--engine", "ray", "--workers", "2", cwd=tmp_path)
-    assert "8 finished earlier" in done.stderr
+    assert "10 parts, 2 of them to do here" in done.stderr
     assert rows(tmp_path / "ray").equals(rows(tmp_path / "one"))
 
 
