@@ -18,7 +18,7 @@ from rich.table import Table
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 # Brackets are units and lists, never colours.
 stderr, stdout = (Console(stderr=to_stderr, highlight=False, markup=False) for to_stderr in (True, False))
-USAGE, CHECK_FAILED = 2, 3
+USAGE, CHECK_FAILED, INTERRUPTED = 2, 3, 130
 MOST_SHOWN = 20
 # Exceptions of libraries that mean a file or the machine, not the package.
 FOREIGN = {
@@ -85,7 +85,7 @@ def run(
     say_json = _only_json_on_stdout() if engine != "local" else typer.echo
     begin = time.perf_counter()
     from mfamm_jax.experiments.record import RunFolder
-    from mfamm_jax.experiments.runner import INTERRUPTED, enable_compile_cache, set_precision
+    from mfamm_jax.experiments.runner import enable_compile_cache, set_precision
     from mfamm_jax.experiments.runner import run as run_experiment
 
     loaded = _load(config, overrides, precision, seed, chunk)
@@ -433,6 +433,9 @@ def main() -> None:
     """Entry point: errors are one block, without a traceback."""
     try:
         app()
+    except KeyboardInterrupt:
+        stderr.print("interrupted; finished parts are kept: run the same command again to continue")
+        raise SystemExit(INTERRUPTED) from None
     except (ValueError, OSError) as error:
         stderr.print(f"error: {error}", soft_wrap=True)
         if isinstance(error, OSError):

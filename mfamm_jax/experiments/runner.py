@@ -229,7 +229,7 @@ def _finished_base(folder: RunFolder) -> dict[str, Any] | None:
     """Metrics and stages of an earlier run by the same versions on the same devices, if they are whole."""
     try:
         base = json.loads((folder.root / "base.json").read_text(encoding="utf-8"))
-        with np.load(folder.root / "arrays" / "base.npz") as file:
+        with (folder.root / "arrays" / "base.npz").open("rb") as raw, np.load(raw) as file:
             for name in file.files:
                 file[name]
     except (OSError, ValueError, zipfile.BadZipFile, EOFError):

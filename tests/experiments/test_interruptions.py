@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import polars as pl
 import pytest
 
-from mfamm_jax.experiments.config import ConfigError, load_config
+from mfamm_jax.experiments.config import ConfigError, construct, load_config
 from mfamm_jax.experiments.record import RunFolder
-from mfamm_jax.experiments.runner import INTERRUPTED, run
+from mfamm_jax.experiments.runner import INTERRUPTED, Local, run
+from mfamm_jax.experiments.sweep import lay_out
 
 COMMAND = [sys.executable, "-m", "mfamm_jax.experiments"]
 # 384 rows in 24 parts.
@@ -90,6 +92,86 @@ def test_parts_of_another_size_do_not_double_rows(copy, whole):
     shutil.copy(copy / "parts" / "part-00003.parquet", copy / "parts" / "part-00024.parquet")
     here(copy)
     assert rows(copy).equals(rows(whole))
+
+
+def test_a_part_with_other_rows_is_not_taken_for_this_one(copy, whole):
+    """As after a batch of another size was chosen, on another machine or by another version."""
+    config = load_config("hjb_sweep", SMALL)
+    folder = RunFolder(copy, config)
+    folder.stamp = json.loads((copy / "base.json").read_text())["stamp"]
+    assert folder.is_finished(7, range(7 * 16, 8 * 16))
+    assert not folder.is_finished(7, range(8 * 16, 9 * 16))
+    assert not folder.is_finished(7, range(7 * 16, 7 * 16 + 8))
+    folder.stamp = "of another version"
+    assert not folder.is_finished(7, range(7 * 16, 8 * 16))
+
+
+@pytest.mark.parametrize("damage", ["empty json", "no json", "broken arrays", "another version"])
+def test_a_base_that_is_not_whole_or_of_another_version_is_computed_again(copy, whole, damage):
+    base, arrays = copy / "base.json", copy / "arrays" / "base.npz"
+    if damage == "empty json":
+        base.write_text("")
+    elif damage == "no json":
+        base.unlink()
+    elif damage == "broken arrays":
+        arrays.write_bytes(arrays.read_bytes()[:300])
+    else:
+        base.write_text(base.read_text().replace('"stamp": "', '"stamp": "x'))
+    here(copy)
+    assert (copy / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+    with np.load(arrays) as file, np.load(whole / "arrays" / "base.npz") as other:
+        assert all(np.array_equal(file[name], other[name], equal_nan=True) for name in other.files)
+
+
+def test_changed_data_are_not_mixed_with_what_was_made_from_the_old(copy):
+    base = json.loads((copy / "base.json").read_text())
+    (copy / "base.json").write_text(json.dumps(base | {"source": {"data": {"source": [["book.csv", "old"]]}}}))
+    with pytest.raises(ConfigError, match="data have changed since it was begun; use --fresh"):
+        here(copy)
+
+
+def test_parts_that_nobody_wrote_are_missed(tmp_path):
+    """A process that failed, or wrote to a folder that is not shared: the run must not say done."""
+
+    class Idle(Local):
+        def tables(self, *_):
+            return iter(())
+
+    config = load_config("hjb_sweep", SMALL)
+    folder = RunFolder(tmp_path / "run", config)
+    folder.open(fresh=False)
+    with pytest.raises(ConfigError, match="24 of 24 parts are missing"):
+        run(config, folder, say=lambda _: None, engine=Idle())
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "stopped"
+    assert here(tmp_path / "run").code == 0
+
+
+@pytest.mark.parametrize("left", [[".lock"], [".lock", "parts", "arrays"], [".lock", "resolved.toml.partial"]])
+def test_a_folder_that_was_killed_in_its_first_moments_is_taken_up(tmp_path, left):
+    root = tmp_path / "run"
+    root.mkdir()
+    for name in left:
+        (root / name).mkdir() if name in ("parts", "arrays") else (root / name).write_text("")
+    folder = RunFolder(root, load_config("hjb_sweep", SMALL))
+    folder.open(fresh=False)
+    folder.close()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(ConfigError, match="not empty and no run folder"):
+        RunFolder(tmp_path / "other", load_config("hjb_sweep", SMALL)).open(fresh=False)
+
+
+def test_a_group_that_failed_is_tried_again(tmp_path):
+    overrides = [*SMALL, "parameters.bid_decay=1.2", 'sweep.scheme=["uniformization","explicit"]', 'scheme="explicit"']
+    config = load_config("hjb_sweep", overrides)
+    layout = lay_out(config, construct(config))
+    said = []
+    for _ in range(2):
+        folder = RunFolder(tmp_path / "run", config)
+        folder.open(fresh=False)
+        assert run(config, folder, say=said.append).metrics["sweep"] == {"rows": 768, "failed": 384}
+    half = len(layout.parts) // 2
+    assert any(f"{half} of them to do here" in line for line in said)
 
 
 def test_only_one_process_works_in_a_folder(copy):
@@ -190,6 +272,20 @@ def test_a_peer_that_is_killed_ends_the_group_and_the_run_continues(tmp_path, wh
     code, _, _ = finish(start(tmp_path, "--out", "run", "--engine", "distributed", "--workers", "2"))
     assert code == 0
     assert rows(tmp_path / "run").equals(rows(whole))
+
+
+@pytest.mark.thorough
+def test_a_launcher_that_is_told_to_stop_takes_its_processes_with_it(tmp_path):
+    process = start(tmp_path, "--out", "run", "--engine", "distributed", "--workers", "2")
+    deadline = time.monotonic() + 60
+    children = []
+    while time.monotonic() < deadline and len(children) < 2:
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    code, _, _ = finish(process)
+    assert code == INTERRUPTED
+    assert not [child for child in children if os.path.exists(f"/proc/{child}")]
 
 
 def killed_and_continued(tmp_path, whole, n_kills, seed):

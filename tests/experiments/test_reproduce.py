@@ -113,6 +113,35 @@ def test_values_that_differ_most_are_shown_and_nan_equals_nan():
     assert worst_pair(0.0, 0.0) is None
 
 
+def test_with_tolerances_the_worst_is_what_exceeds_them_most_and_not_the_largest_difference():
+    before, after = np.array([1e6, 1e-3]), np.array([1e6 + 0.3, 1.02e-3])
+    assert worst_pair(before, after) == (1e6, 1e6 + 0.3)
+    assert worst_pair(before, after, 1e-6, 1e-8) == (1e-3, 1.02e-3)
+
+
+def test_a_folder_that_holds_something_is_not_compared_with_itself(copy, tmp_path):
+    with pytest.raises(ConfigError, match="expected a new folder"):
+        again(copy, copy)
+
+
+def test_a_run_that_did_not_end_is_refused(copy):
+    edit(copy, "manifest.json", lambda m: m.update(status="interrupted"))
+    with pytest.raises(ConfigError, match="its run is interrupted, not finished"):
+        run_config(copy)
+
+
+def test_every_kind_of_difference_can_be_written_as_json(copy, tmp_path):
+    part = copy / "parts" / "part-00000.parquet"
+    table = pl.read_parquet(part)
+    table[0, "ok"] = not table[0, "ok"]
+    table[1, "value"] = float("nan")
+    table[2, "config_id"] = 77_000
+    table.write_parquet(part)
+    answer = again(copy, tmp_path / "again")
+    assert "NaN" not in json.dumps(answer)
+    assert {"sweep/ok", "sweep/value", "sweep/config_id"} <= {d["what"] for d in answer["differences"]}
+
+
 @pytest.mark.parametrize("missing", ["manifest.json", "metrics.json", "resolved.toml"])
 def test_an_unfinished_run_is_refused(copy, missing):
     (copy / missing).unlink()

@@ -102,3 +102,21 @@ def test_no_experiment_has_a_setting_that_a_sweep_could_not_name():
 
     for cls in EXPERIMENTS.values():
         assert not {field.name for field in dataclasses.fields(cls)} & {"method", "n_points", "n_seeds"}
+
+
+def test_values_of_an_axis_are_what_the_setting_takes():
+    sweep = load_config("quickstart", ["sweep.execution.decision_interval=[1,1.5]"]).sweep
+    assert sweep.axes["execution.decision_interval"].values == (1.0, 1.5)
+    assert all(isinstance(x, float) for x in sweep.axes["execution.decision_interval"].values)
+
+
+@pytest.mark.parametrize(
+    "text", ['a "quoted" \\ path', "tab\tnewline\nreturn\r", "bell\x07 delete\x7f", "größe \U0001f4c8"]
+)
+def test_every_text_survives_the_resolved_file(text):
+    import tomllib
+
+    from mfamm_jax.experiments.config import to_toml
+
+    table = {"name": text, "table": {text: 1.0}}
+    assert tomllib.loads(to_toml(table)) == table
