@@ -1,5 +1,8 @@
 """`python -m mfamm_jax.experiments` is `mfamm`."""
 
-from mfamm_jax.experiments.cli import main
+try:
+    from mfamm_jax.experiments.cli import main
 
-main()
+    main()
+except KeyboardInterrupt:  # while it is still being imported
+    raise SystemExit(130) from None
