@@ -70,7 +70,7 @@ def _watch(processes: list[subprocess.Popen], logs: list[Path], say: Callable[[s
             time.sleep(0.05)
     except KeyboardInterrupt:
         for process in processes:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # quiet also in one that is still starting
         processes[0].wait()
         return INTERRUPTED
 
