@@ -42,6 +42,7 @@ def test_derivatives_agree_with_differences_and_obey_the_product_rule(tmp_path):
     assert "tornado" in {path.stem for path in (tmp_path / "figures").iterdir()}
 
 
+@pytest.mark.thorough
 def test_one_side_s_decay_can_be_moved_although_the_run_used_a_linear_scheme(tmp_path):
     """Moved decays differ, which the linear schemes refuse: the differences get a scheme that serves them."""
     told = run_small(tmp_path, *SMALL, paths=["parameters.ask_decay"]).metrics["sensitivities"]

@@ -66,6 +66,7 @@ def test_a_minimum_outside_ends_at_the_bound_and_says_so():
     assert_close(solution.value.parameters[0], 10.0, 1e-2)
 
 
+@pytest.mark.thorough
 def test_the_best_of_several_minima_is_taken_and_a_start_that_fails_does_not_spoil_it():
     def loss(x):
         bad = jnp.where(x[1] > 2.5, jnp.nan, 0.0)
@@ -151,6 +152,7 @@ def test_a_gradient_by_tangents_is_the_gradient_also_mapped_and_differentiated_a
     assert_close(scaled, 6 * jax.grad(rosenbrock)(2 * x[0]), 1e-12)
 
 
+@pytest.mark.thorough
 def test_a_noisy_loss_is_minimised_in_the_mean_and_bad_draws_are_left_out():
     def loss(x, key):
         draw = jax.random.normal(key, (2,))
@@ -178,6 +180,7 @@ def control():
     return scheme, grid
 
 
+@pytest.mark.thorough
 def test_risk_aversion_and_intensity_come_back_from_quotes_without_noise():
     scheme, grid = control()
     truth = jnp.array([0.3, 1.2, 1.7])

@@ -58,6 +58,7 @@ def test_a_limit_holds_at_the_minimum_that_it_cuts_off():
     assert_close(found.parameters[0], jnp.array([1.0, 0.0, 0.0]), 1e-3)
 
 
+@pytest.mark.thorough
 def test_the_mean_is_better_than_the_luckiest_member_when_draws_are_noisy():
     def noisy(x, key):
         seed = jax.random.fold_in(key, jnp.asarray(1e6 * jnp.sum(x), jnp.int32))
@@ -68,6 +69,7 @@ def test_the_mean_is_better_than_the_luckiest_member_when_draws_are_noisy():
     assert float(jnp.mean(mean)) < 0.5 * float(jnp.mean(luckiest))
 
 
+@pytest.mark.thorough
 def test_two_searches_of_one_size_share_a_strategy_and_jit_equals_no_jit():
     starts = jnp.array([[1.0, 0.0, 0.0]])
     compiled = search(bowl, starts, n_generations=5)
