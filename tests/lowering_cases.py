@@ -14,10 +14,16 @@ from mfamm_jax.policies import avellaneda_stoikov, routing, rules
 from mfamm_jax.risk.attribution import attribute
 from mfamm_jax.simulation.spread_trading import BandPlan
 from mfamm_jax.solvers import hjb, mean_reversion, qaoa
+from mfamm_jax.solvers.calibrate import Box
 from mfamm_jax.solvers.transport_execution import SlotCosts
 from mfamm_jax.solvers.triplet import TripletLoss
 
 from .lowering_inputs import *
+
+
+def box():
+    return Box(jnp.array([0.1, -1.0]), jnp.ones(2), (True, False))
+
 
 # fmt: off
 # What has derivatives that somebody takes: the gradient is lowered too.
@@ -338,6 +344,17 @@ PLAIN = {
     "solvers.bit_search:anneal searchable_cost": lambda: given(
         routing.searchable_cost(venues(), number(400.0)), 3, key(), n_sweeps=3
     ),
+    **within("solvers.calibrate", {
+        "fit": lambda: given(jnp.sum, box(), draws(3, 2), max_iterations=3),
+        "fit_noisy": lambda: given(lambda x, k: jnp.sum(x * jax.random.normal(k)), box(), draws(2), key(), n_steps=3),
+        "residual_information": lambda: given(jnp.sin, draws(2)),
+        "identify": lambda: given(definite(2), rising(2)),
+        **each("Box.inside Box.free Box.share Box.at_share", lambda: given(box(), draws(3, 2))),
+    }),
+    **within("solvers.cma", {
+        "evolve": lambda: given(lambda x, k: (jnp.sum(x), x), box(), draws(2, 2), key(), population=4, n_generations=2),
+        "penalised": lambda: given((number(), draws(3)), number()),
+    }),
     "solvers.constrained:maximise_within_limit": lambda: given(
         lambda x: -jnp.sum(x**2),
         lambda x, k: jnp.mean(jax.nn.sigmoid(x + jax.random.normal(k, x.shape))),

@@ -48,7 +48,7 @@ MODULES = {
     "policies": "avellaneda_stoikov orders regime_table routing routing_qubo rules value_table",
     "risk": "adverse attribution backtest cvar drawdown metrics",
     "simulation": "breach environment episode hummingbot merge replay spread_trading step tape",
-    "solvers": "allocation allocation_training bit_search closed_form constrained delay_fit flow_fit "
+    "solvers": "allocation allocation_training bit_search calibrate closed_form cma constrained delay_fit flow_fit "
     "learned_adversary likelihood mean_reversion one_hot_qaoa qaoa qaoa_large_girth qaoa_one_layer reach residuals "
     "schedule schedule_search transport transport_execution transport_ott triplet volume_decay",
 }
@@ -80,6 +80,8 @@ HOST = {
     "reads a document": "models.boosted_trees:from_json",
     "asks PyWavelets": "features.wavelet_bank:wavelet_filters",
     "returns a function, with which `anneal` is lowered": "policies.routing:searchable_cost",
+    "returns a loss, with which `fit` is lowered": "solvers.calibrate:forward_gradient "
+    "solvers.calibrate:squared_residual_loss",
 }
 # Exported classes without a computation of their own, which the cases take or return.
 CONTAINERS = {
