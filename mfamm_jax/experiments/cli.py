@@ -1,5 +1,6 @@
 """`mfamm`: run, list and check experiments. Imports jax only inside a command."""
 
+import gc
 import json
 import os
 import shutil
@@ -76,6 +77,9 @@ def run(
     if dry_run:
         return _describe(_load(config, overrides, precision, seed, chunk))
     signal.signal(signal.SIGTERM, _interrupt)  # what a cluster sends before it takes the machine away
+    gc.set_threshold(
+        200_000, 50, 100
+    )  # tracing makes objects by the million and no garbage in cycles: a tenth of a warm run
     if workers and engine == "local":
         raise ValueError("--workers belongs to --engine distributed or ray; local uses all devices of this process")
     if engine == "distributed" and workers and "MFAMM_COORDINATOR" not in os.environ:

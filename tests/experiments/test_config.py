@@ -19,7 +19,7 @@ def test_every_shipped_config_is_valid_and_constructs():
 
 
 def test_the_sizes_promised_in_the_readme():
-    assert load_config("quickstart").sweep.n_rows == 16 * 16
+    assert load_config("quickstart").sweep.n_rows == 10 * 10
     assert load_config("hjb_sweep").sweep.n_rows == 4096
 
 
