@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -44,6 +47,48 @@ def test_ray_workers_give_the_rows_of_one_process_also_when_started_by_uv(tmp_pa
         (tmp_path / "ray" / "parts" / f"part-{number:05d}.parquet").unlink()
     done = mfamm("--out", "ray", "--engine", "ray", "--workers", "2", cwd=tmp_path)
     assert "10 parts, 2 of them to do here" in done.stderr
+    assert rows(tmp_path / "ray").equals(rows(tmp_path / "one"))
+
+
+def ray_workers(session):
+    """Process ids of the actors of one session of ours."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                name, owner = (entry / "cmdline").read_bytes(), os.getsid(int(entry.name))
+            except OSError:  # ended meanwhile
+                continue
+            if name.startswith(b"ray::PartWorker") and owner == session:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds Ray's workers under /proc")
+def test_a_killed_ray_worker_is_replaced_and_no_row_is_lost_or_doubled(tmp_path):
+    mfamm("--out", "one", cwd=tmp_path)
+    command = [sys.executable, "-m", "mfamm_jax.experiments", "run", "hjb_sweep", "--out", "ray", "--engine", "ray"]
+    settings = [word for item in SMALL for word in ("--set", item)]
+    run = subprocess.Popen(
+        [*command, "--workers", "1", *settings],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    killed, deadline = [], time.monotonic() + 240
+    while not killed and run.poll() is None and time.monotonic() < deadline:
+        if list((tmp_path / "ray").glob("parts/part-*.parquet")):
+            for process in ray_workers(run.pid):
+                os.kill(process, signal.SIGKILL)
+                killed.append(process)
+        time.sleep(0.005)
+    _, said = run.communicate(timeout=240)
+    assert killed, said
+    assert run.returncode == 0, said
     assert rows(tmp_path / "ray").equals(rows(tmp_path / "one"))
 
 
