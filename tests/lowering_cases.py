@@ -226,6 +226,7 @@ PLAIN = {
     **{f"simulation.episode:simulate_episodes {name}": lambda f=f: played(**f()) for name, f in MARKETS.items()},
     "simulation.replay:replay": lambda: given(*recorded()),
     "simulation.replay:replay of paths": lambda: given(*recorded(), record="path"),
+    "simulation.replay:replay_strategy": strategy,
     "simulation.replay:replay_together": together,
     "simulation.step:step": lambda: given(*stepped(), key()),
     "simulation.step:step_with": lambda: given(*stepped(), rising(3, 0.1, 0.9)),

@@ -223,6 +223,15 @@ def together():
     return given(policy, both, merge.merge_tapes(built()), covariates, configs)
 
 
+def strategy():
+    (policy, both, moment, covariates, configs), _ = together()
+
+    def remembering(memory, states, index):
+        return memory + 1, policy(states), {"asked": memory, "index": index}
+
+    return given(remembering, number(), both, moment, covariates, configs)
+
+
 # Learning.
 
 

@@ -59,6 +59,7 @@ NAMES_PATHS = {
     "imbalance_train",
     "imbalance_training",
     "intensity_trees",
+    "mfamm",
     "quoting",
     "replay_run",
     "signal_quotes",

@@ -389,7 +389,7 @@ class FPGAQuoteKernel(AbstractExperiment):
         say(f"table: {quantized.scheme}; error at most {bound:.3g} ticks, observed {errors.largest:.3g}")
         registers = self.registers(quantized, 1, (1 << 30) - 1)
         kernel = KernelPolicy(model, jnp.asarray(quantized.table), registers, quantized.form)
-        tape, decisions, _ = replay_part(session, ladder, observed, self.execution, observed.train_end_ns, None)
+        tape, decisions, *_ = replay_part(session, ladder, observed, self.execution, observed.train_end_ns, None)
         seconds = (int(session.updates.t_ns[-1]) - observed.train_end_ns) / NS
         n_blocks = int(seconds / self.comparison.block_seconds)
         if n_blocks < 8:

@@ -41,6 +41,7 @@ from mfamm_jax.simulation.episode import Episodes, episode_law
 from mfamm_jax.simulation.execution import ReplayConfig
 from mfamm_jax.simulation.replay import replay
 from mfamm_jax.simulation.tape import Tape, build_tape
+from mfamm_jax.simulation.timeline import Timeline
 from mfamm_jax.solvers.hjb import ExplicitRK, Grid, optimal_depths, rulebook_penalty, solve_hjb
 
 
@@ -108,11 +109,15 @@ def replay_part(
     execution: Execution,
     start_ns: int | None,
     end_ns: int | None,
-) -> tuple[Tape, Covariates, np.ndarray]:
-    """A part of the session laid out for replay, the covariates known at each of its decisions, and the events they are from."""
+    decision_ns: np.ndarray | None = None,
+) -> tuple[Tape, Covariates, np.ndarray, Timeline]:
+    """A part of the session laid out for replay, the covariates known at each of its decisions, the events they are from, and when all that is.
+
+    Decisions every `execution.decision_interval`, or at the times given.
+    """
     tape, timeline = build_tape(
         session,
-        decision_interval=execution.decision_interval,
+        decision_interval=execution.decision_interval if decision_ns is None else decision_ns,
         order_latency=execution.order_latency,
         response_latency=execution.response_latency,
         feed_latency=execution.feed_latency,
@@ -123,7 +128,7 @@ def replay_part(
     )
     row = np.maximum(timeline.feature_row, 0) + tape.first_row
     known = (observed.volatility[row], observed.vpin[row], observed.imbalance[row], observed.book_features[row])
-    return tape, Covariates(*(jnp.asarray(x, jnp.result_type(float)) for x in known)), row
+    return tape, Covariates(*(jnp.asarray(x, jnp.result_type(float)) for x in known)), row, timeline
 
 
 class PreparedSession(NamedTuple):
@@ -157,9 +162,9 @@ def prepare_session(experiment: Any, folder: Path, seed: int, say: Callable[[str
     say(f"{len(observed.trades.t_ns):,} marketable orders, bucket volume {observed.bucket_volume:.0f}")
     bid, ask = calibrate_sides(intensity_rows(session, observed), experiment.intensity)
     split = observed.train_end_ns
-    tape, decisions, test_row = replay_part(session, ladder, observed, experiment.execution, split, None)
+    tape, decisions, test_row, _ = replay_part(session, ladder, observed, experiment.execution, split, None)
     training = replay_part(session, ladder, observed, experiment.execution, None, split)
-    training_tape, training_decisions, training_row = training
+    training_tape, training_decisions, training_row, _ = training
     train = session.updates.t_ns < observed.train_end_ns
     reference = Covariates(
         float(np.median(observed.volatility[train])),

@@ -48,6 +48,7 @@ EXPERIMENTS: Mapping[str, type] = _OnDemand(
         "routing": "routing.Routing",
         "maxcut": "maxcut.MaxCut",
         "fpga_quote_kernel": "fpga_kernel.FPGAQuoteKernel",
+        "mfamm": "mfamm.MFAMM",
     }
 )
 
@@ -55,6 +56,7 @@ EXPERIMENTS: Mapping[str, type] = _OnDemand(
 KINDS: Mapping[str, dict[str, type]] = _OnDemand(
     {
         "market": "sources.SOURCES",
+        "markets": "markets.MARKETS",
         "panel": "panels.PANELS",
         "flow": "flows.FLOWS",
         "decay": "optimal_schedule.DECAYS",

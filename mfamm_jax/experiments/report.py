@@ -17,6 +17,7 @@ from mfamm_jax.experiments import (
     fpga_figures,
     imbalance_figures,
     impact_figures,
+    mfamm_figures,
     replay_figures,
     risk_figures,
     routing_figures,
@@ -150,6 +151,11 @@ def _tables(run: Run) -> str:
     if "gates/judge/objective" in run.arrays:
         names = [row[0] for row in run.metrics["tables"][0]["rows"]]
         text += html_figure(run, "gates", calibration_figures.gates(run.arrays, names), "Data: arrays/base.npz, gates.")
+    if "mfamm/ablation/totals" in run.arrays:
+        caption = "Left: one point a session, the mean as a bar. Right: mean of all sessions, thin lines single ones. Data: arrays/base.npz, mfamm/ablation."
+        text += html_figure(run, "ablation", mfamm_figures.ablation(run.arrays), caption)
+        caption = "First test session with every component. Data: arrays/base.npz, mfamm/trade; every order in logs/."
+        text += html_figure(run, "session", mfamm_figures.session(run.arrays), caption)
     if "kernel_errors" in run.arrays:
         caption = "P&amp;L of both, and the kernel's errors at random states. Data: arrays/base.npz, values and kernel_errors."
         text += html_figure(run, "kernel", fpga_figures.profit_and_errors(run.arrays, run.metrics), caption)

@@ -189,7 +189,7 @@ class SignalQuotes(AbstractExperiment):
         start = fit_end if self.signal.score == "network" else int(t_ns[0])
         regimes, solved = self._regimes(session, observed, path, start, decay)
         begin = int(observed.train_end_ns + self.split.embargo * NS)
-        tape, decisions, rows = replay_part(session, ladder, observed, self.execution, begin, None)
+        tape, decisions, rows, _ = replay_part(session, ladder, observed, self.execution, begin, None)
         score = jnp.asarray(at_events(path, t_ns, rows), decisions.imbalance.dtype)
         report = HostReport(
             session=session.name,

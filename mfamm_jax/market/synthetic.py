@@ -79,8 +79,30 @@ PRESETS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class OutsidePrice:
+    """A price made elsewhere, to which the fair price returns whatever the flow does to it.
+
+    Args:
+        ticks: (n,) price every `step` seconds from the start on, beyond the last one constant.
+        step: [s].
+        pull: Rate at which the difference decays [1/s].
+    """
+
+    ticks: np.ndarray
+    step: float
+    pull: float
+
+    def at(self, seconds: float) -> float:
+        """Straight lines between the points."""
+        place = seconds / self.step
+        left = min(int(place), len(self.ticks) - 1)
+        right = min(left + 1, len(self.ticks) - 1)
+        return float(self.ticks[left] + (place - left) * (self.ticks[right] - self.ticks[left]))
+
+
 def generate_session(
-    preset: str, duration: float, seed: int, *, pitfalls: tuple[str, ...] = ()
+    preset: str, duration: float, seed: int, *, pitfalls: tuple[str, ...] = (), outside: OutsidePrice | None = None
 ) -> tuple[Session, dict[str, Any]]:
     """A session and the truth behind it.
 
@@ -89,6 +111,7 @@ def generate_session(
         duration: [s].
         seed: Same seed, same session.
         pitfalls: Pathologies to plant: "halts", "dummy_levels" (a thin ask side), "ties", "crossed_row".
+        outside: Moves the fair price instead of the preset's own volatility.
 
     Returns:
         The session and a table of plain numbers: coefficients per side, decay, VPIN settings, counts.
@@ -100,7 +123,7 @@ def generate_session(
         raise ValueError(f"unknown pitfalls {', '.join(sorted(unknown))}; expected some of {', '.join(PITFALLS)}")
     if not 0 < duration < math.inf:
         raise ValueError(f"duration is {duration}, expected a finite number of seconds > 0")
-    flow = _Flow(PRESETS[preset], seed, pitfalls)
+    flow = _Flow(PRESETS[preset], seed, pitfalls, outside)
     flow.run(duration)
     updates, books = flow.record.arrays()
     if "crossed_row" in pitfalls:
@@ -140,12 +163,12 @@ def _truth(name: str, flow: "_Flow", duration: float, seed: int, session: Sessio
 class _Flow:
     """State of the simulation."""
 
-    def __init__(self, preset: Preset, seed: int, pitfalls: tuple[str, ...]):
-        self.preset, self.pitfalls = preset, pitfalls
+    def __init__(self, preset: Preset, seed: int, pitfalls: tuple[str, ...], outside: OutsidePrice | None):
+        self.preset, self.pitfalls, self.outside = preset, pitfalls, outside
         self.rng = np.random.default_rng(seed)
         self.book = {BID: Side(BID), ASK: Side(ASK)}
         self.record = Record(preset.n_levels)
-        self.fair = float(preset.price)
+        self.fair = float(preset.price) if outside is None else outside.at(0.0)
         self.t_ns, self.next_id, self.n_marketable = START_NS, 1, 0
         self.vpin, self.bought, self.sold = VPIN_START, 0, 0
         for side in (BID, ASK):
@@ -167,11 +190,19 @@ class _Flow:
             self.t_ns += 0 if "ties" in self.pitfalls and rng.random() < 0.05 else max(round(wait * NS), 1)
             if self.t_ns > end:
                 return
-            self.fair += preset.fair_volatility * math.sqrt((self.t_ns - before) / NS) * rng.standard_normal()
+            self._move_fair(before, self.t_ns)
             for name in [n for n in todo if n in self.pitfalls and self.t_ns > todo[n]]:
                 del todo[name]
                 self._halt() if name == "halts" else self._thin_out()
             self._happen(int(np.searchsorted(rates, rng.random() * rates[-1], side="right")))
+
+    def _move_fair(self, before: int, now: int) -> None:
+        own = self.preset.fair_volatility * math.sqrt((now - before) / NS) * self.rng.standard_normal()
+        if self.outside is None:
+            self.fair += own
+            return
+        then, at = (self.outside.at((t - START_NS) / NS) for t in (before, now))
+        self.fair = at + (self.fair - then) * math.exp(-self.outside.pull * (now - before) / NS)
 
     def _happen(self, event: int) -> None:
         if event < 2:

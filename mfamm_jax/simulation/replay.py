@@ -7,7 +7,7 @@ Source: docs/equations.md, Q-1 to Q-3 (queue), F-1 to F-3 (fees).
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -96,6 +96,8 @@ class ReplayResult(eqx.Module):
 
 
 JointPolicy = Callable[[tuple[MarketState, ...]], tuple[Quotes, ...]]
+# (what it remembers, the instruments' states, the decision's number) -> (what it remembers then, quotes, anything to keep)
+Strategy = Callable[[Any, tuple[MarketState, ...], Int[Array, ""]], tuple[Any, tuple[Quotes, ...], Any]]
 
 
 def replay(
@@ -119,7 +121,8 @@ def replay(
         record: "path" also returns every step.
     """
     venues = (_venue(tape, config),)
-    return _scan(lambda states: (policy(states[0]),), venues, tape.moment, (covariates,), record)[0]
+    strategy = _without_memory(lambda states: (policy(states[0]),))
+    return _scan(strategy, (), venues, tape.moment, (covariates,), record)[0][0]
 
 
 def replay_together(
@@ -142,7 +145,52 @@ def replay_together(
         record: "path" also returns every step.
     """
     venues = tuple(_venue(tape, config) for tape, config in zip(tapes, configs, strict=True))
-    return _scan(policy, venues, moment, covariates, record)
+    return _scan(_without_memory(policy), (), venues, moment, covariates, record)[0]
+
+
+class StrategyResult(NamedTuple):
+    """What a strategy did.
+
+    Args:
+        instruments: Result of each.
+        memory: What the strategy remembers at the end.
+        said: What it said at every decision; only with `record = "path"`.
+    """
+
+    instruments: tuple[ReplayResult, ...]
+    memory: Any
+    said: Any
+
+
+def replay_strategy(
+    strategy: Strategy,
+    memory: Any,
+    tapes: tuple[Tape, ...],
+    moment: Moment,
+    covariates: tuple[Covariates, ...],
+    configs: tuple[ReplayConfig, ...],
+    *,
+    record: Literal["summary", "path"] = "summary",
+) -> StrategyResult:
+    """As `replay_together` for a strategy that remembers: slow clocks, positions of its own, budgets.
+
+    Args:
+        strategy: (memory, the instruments' states, number of the decision) -> (memory, quotes, anything worth keeping).
+        memory: At the start; arrays of fixed shapes.
+        tapes, moment, covariates, configs: As in `replay_together`.
+        record: "path" keeps every step of the instruments and what the strategy said at every decision.
+    """
+    venues = tuple(_venue(tape, config) for tape, config in zip(tapes, configs, strict=True))
+    results, end, said = _scan(strategy, memory, venues, moment, covariates, record)
+    if record == "path":
+        n_decisions = tapes[0].time_left.shape[0]
+        (rows,) = jnp.nonzero(moment.action == 3 * len(tapes), size=n_decisions, fill_value=-1)
+        said = jax.tree.map(lambda x: x[rows], said)
+    return StrategyResult(results, end, said)
+
+
+def _without_memory(policy: JointPolicy) -> Strategy:
+    return lambda memory, states, index: (memory, policy(states), ())
 
 
 def _venue(tape: Tape, config: ReplayConfig) -> Venue:
@@ -161,12 +209,13 @@ class _State(NamedTuple):
 
 
 def _scan(
-    policy: JointPolicy,
+    strategy: Strategy,
+    memory: Any,
     venues: tuple[Venue, ...],
     steps: Moment,
     covariates: tuple[Covariates, ...],
     record: str,
-) -> tuple[ReplayResult, ...]:
+) -> tuple[tuple[ReplayResult, ...], Any, Any]:
     """The actions of instrument number i are `3 i + action`; deciding comes after those of the last one."""
     decide = 3 * len(venues)
 
@@ -174,7 +223,12 @@ def _scan(
         desk = empty_desk(venue.tape, venue.config.n_levels)
         return _State(venue.empty_book(), venue.empty_exchange(), desk, jnp.zeros(2, steps.mid.dtype))
 
-    def advance(states: tuple[_State, ...], step: tuple) -> tuple[tuple[_State, ...], tuple | None]:
+    def states_at(accounts: list[Account], index: Int[Array, ""]) -> tuple[MarketState, ...]:
+        known = zip(venues, covariates, accounts)
+        return tuple(market_state(venue.tape, c, account, index) for venue, c, account in known)
+
+    def advance(carry: tuple[tuple[_State, ...], Any], step: tuple) -> tuple[tuple, tuple | None]:
+        states, remembered = carry
         number, moment = step
         books, quoted = [], []
         for i, (venue, state) in enumerate(zip(venues, states)):
@@ -206,28 +260,34 @@ def _scan(
         branches.append(lambda: (exchanges, nothing if record == "path" else None))
         after, outcomes = jax.lax.switch(moment.action, branches)
 
-        def decided() -> tuple[Desk, ...]:
-            known = [exchange.account for exchange in exchanges]
-            states_now = [market_state(v.tape, c, a, moment.index) for v, c, a in zip(venues, covariates, known)]
-            quotes = policy(tuple(states_now))
-            return tuple(
+        def decided() -> tuple[tuple[Desk, ...], Any, Any]:
+            now = states_at([exchange.account for exchange in exchanges], moment.index)
+            then, quotes, said = strategy(remembered, now, moment.index)
+            sent = tuple(
                 send(venue.tape, venue.config, desk, exchange.orders, quote, moment.index)
                 for venue, desk, exchange, quote in zip(venues, desks, exchanges, quotes, strict=True)
             )
+            return sent, then, said
 
-        desks = jax.lax.cond(moment.action == decide, decided, lambda: desks)
+        desks, then, said = jax.lax.cond(moment.action == decide, decided, lambda: (desks, remembered, silence))
         new = tuple(_State(*parts) for parts in zip(books, after, desks, quoted))
-        return new, None if outcomes is None else tuple(_record(a, o) for a, o in zip(after, outcomes))
+        path = None if outcomes is None else (tuple(_record(a, o) for a, o in zip(after, outcomes)), said)
+        return (new, then), path
 
+    begin = tuple(start(venue) for venue in venues)
+    first = states_at([state.exchange.account for state in begin], jnp.zeros((), jnp.int32))
+    shapes = jax.eval_shape(strategy, memory, first, jnp.zeros((), jnp.int32))[2]
+    silence = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # between decisions
     n_steps = steps.action.shape[0]
     numbers = jnp.arange(1, n_steps + 1, dtype=jnp.int32)
-    ends, paths = jax.lax.scan(advance, tuple(start(venue) for venue in venues), (numbers, steps))
+    (ends, memory), recorded = jax.lax.scan(advance, (begin, memory), (numbers, steps))
+    paths, said = (None, None) if recorded is None else recorded
     seconds = jnp.sum(steps.seconds)
     results = []
     for i, end in enumerate(ends):
         path = None if paths is None else _path(paths[i], _mids(steps, i, len(venues)))
         results.append(_result(end.exchange.account, end.quoted, seconds, path))
-    return tuple(results)
+    return tuple(results), memory, said
 
 
 def _mids(steps: Moment, instrument: int, n_instruments: int) -> Float[Array, " step"]:

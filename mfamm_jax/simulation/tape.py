@@ -123,7 +123,7 @@ class Tape(eqx.Module):
 def build_tape(
     session: Session,
     *,
-    decision_interval: float | None,
+    decision_interval: float | np.ndarray | None,
     order_latency: float | AbstractLatency = 0.0,
     response_latency: float = 0.0,
     feed_latency: float = 0.0,
@@ -139,7 +139,7 @@ def build_tape(
 
     Args:
         session: Recorded session.
-        decision_interval: [s]; None = a decision at every event received.
+        decision_interval: [s]; None = a decision at every event received; or the times of the decisions, int64 [ns].
         order_latency: From us to the exchange [s], or a latency model.
         response_latency: From the exchange to us, for our own fills [s].
         feed_latency: From the exchange to us, for market data [s]; on top of the recorded times of receipt.

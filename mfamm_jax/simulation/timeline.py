@@ -82,7 +82,7 @@ def decision_times(t_ns: np.ndarray, interval: float, start_ns: int | None, end_
 def make_timeline(
     t_ns: np.ndarray,
     *,
-    decision_interval: float | None,
+    decision_interval: float | np.ndarray | None,
     order_latency: float | AbstractLatency = 0.0,
     response_latency: float = 0.0,
     feed_latency: float = 0.0,
@@ -100,7 +100,7 @@ def make_timeline(
 
     Args:
         t_ns: int64 (N,), non-decreasing exchange times of the events.
-        decision_interval: [s]; None = a decision whenever an event is received.
+        decision_interval: [s]; None = a decision whenever an event is received; an increasing int64 array = those times.
         order_latency: From us to the exchange [s]; or a model of both ways, which replaces `response_latency`.
         response_latency: From the exchange to us, for our own fills [s].
         feed_latency: From the exchange to us, for market data [s]; on top of `local_ns` where that is given.
@@ -119,6 +119,10 @@ def make_timeline(
         times = np.unique(received)
         start, end = (int(t_ns[0]) if start_ns is None else start_ns), (int(t_ns[-1]) if end_ns is None else end_ns)
         decision_ns = times[(times >= start) & (times < end)]
+    elif isinstance(decision_interval, np.ndarray):
+        decision_ns, end = decision_interval, (int(t_ns[-1]) if end_ns is None else end_ns)
+        if len(decision_ns) == 0 or (np.diff(decision_ns) <= 0).any() or decision_ns[-1] >= end:
+            raise ValueError("decision times must be increasing, at least one, and end before the last event or end_ns")
     else:
         decision_ns = decision_times(t_ns, decision_interval, start_ns, end_ns)
         end = int(t_ns[-1]) if end_ns is None else end_ns
