@@ -52,10 +52,10 @@ class RelatedMarkets(Checked):
     warm_up: float = static_field(default=150.0, lower=20.0, unit="s", help="before it: features need a past")
     n_sessions: int = static_field(default=6, lower=1, upper=200, help="test sessions, each with seeds of its own")
     volatility: float = static_field(
-        default=6.0, lower=0.0, strict=True, unit="ticks/sqrt(s)", help="of the common factor and the unrelated walks"
+        default=8.0, lower=0.0, strict=True, unit="ticks/sqrt(s)", help="of the common factor and the unrelated walks"
     )
     loading: float = static_field(default=1.0, help="of the second asset on the first")
-    residual_deviation: float = static_field(default=60.0, lower=0.0, strict=True, unit="ticks", help="of the residual")
+    residual_deviation: float = static_field(default=90.0, lower=0.0, strict=True, unit="ticks", help="of the residual")
     half_life: float = static_field(default=30.0, lower=0.0, strict=True, unit="s", help="of the residual")
 
     def load(self, seed: int) -> Recordings:

@@ -53,7 +53,13 @@ class Arbitrage(Checked):
     lots: Float[Array, ""] = real_field(
         default=2.0, lower=0.0, unit="lots", help="of the asset with the largest weight, at an equal share of capital"
     )
-    window: int = static_field(default=60, lower=20, unit="intervals", help="past that the bands are made from")
+    tolerance: Float[Array, ""] = real_field(
+        default=0.5,
+        lower=0.0,
+        upper=10.0,
+        help="a position is left alone while the wanted one is off by less than this share",
+    )
+    window: int = static_field(default=90, lower=20, unit="intervals", help="past that the bands are made from")
     stop: Float[Array, ""] = real_field(
         default=4.0,
         lower=0.0,
@@ -87,7 +93,7 @@ class Limits(Checked):
         default=0.95, lower=0.5, upper=0.999, source="(18) alpha", help="level of VaR and CVaR of an interval's loss"
     )
     cvar: Float[Array, ""] = real_field(
-        default=1.2, lower=0.0, strict=True, source="(18)", help="admitted CVaR of an interval over its average"
+        default=0.9, lower=0.0, strict=True, source="(18)", help="admitted CVaR of an interval over its average"
     )
     barrier: Float[Array, ""] = real_field(
         default=12.0, lower=0.0, strict=True, source="(19) eta", help="barrier below 0, over the VaR of an interval"

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mfamm_jax.experiments.replay_log import fill_table, order_table
@@ -12,21 +13,22 @@ from mfamm_jax.market.events import NS
 
 def order_logs(prepared: Any, results: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
     """`orders` and `fills` of the quotes by asset, `children` of the pair trade by asset and venue; times from the start of the session's test part."""
-    tests = jax.tree.map(lambda x: np.asarray(x[0]), prepared.tests)
+    tests = jax.tree.map(lambda x: x[0], prepared.tests)
     moment, n = tests.moment, len(tests.tapes)
-    times = prepared.report["starts_ns"][0] + np.round(np.cumsum(moment.seconds) * NS).astype(np.int64)
+    seconds, actions = np.asarray(moment.seconds, np.float64), np.asarray(moment.action)
+    times = prepared.report["starts_ns"][0] + np.round(np.cumsum(seconds) * NS).astype(np.int64)
     orders, fills = [], []
     for i, (tape, path) in enumerate(zip(tests.tapes, results["_paths"], strict=True)):
         # Steps of the other assets are none of this one's.
-        own = (moment.action >= 3 * i) & (moment.action < 3 * i + 3)
-        action = np.where(own, moment.action - 3 * i, -1)
+        own = (actions >= 3 * i) & (actions < 3 * i + 3)
+        action = jnp.asarray(np.where(own, actions - 3 * i, -1))
         alone = dataclasses.replace(tape, moment=dataclasses.replace(moment, action=action))
         for tables, table in ((orders, order_table), (fills, fill_table)):
             found = table(path, alone, times, 0)
             tables.append({"asset": np.full(len(next(iter(found.values()))), i + 1, np.int32), **found})
     said = results["trade"]
     child, split = np.asarray(said["child"], float), np.asarray(said["split"], float)
-    at = np.flatnonzero(np.asarray(moment.action) == 3 * n)
+    at = np.flatnonzero(actions == 3 * n)
     sent = np.abs(child[: len(at), :, None] * split[: len(at)])
     row, asset, venue = np.nonzero(sent > 0)
     children = {

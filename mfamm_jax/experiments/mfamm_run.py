@@ -12,7 +12,7 @@ from mfamm_jax.experiments.mfamm_state import COMPONENTS, Clock, Components, Mem
 from mfamm_jax.experiments.mfamm_strategy import WholeStrategy, standardised
 from mfamm_jax.experiments.quoting_run import build_policy, execution_rules, fee_costs, start_state
 from mfamm_jax.models.hyperbolic import first_network
-from mfamm_jax.policies import RuledPolicy, SymmetricPolicy
+from mfamm_jax.policies import Covariates, RuledPolicy, SymmetricPolicy
 from mfamm_jax.policies.routing import every_route, finite_costs
 from mfamm_jax.results import RESULTS
 from mfamm_jax.risk import loss_tail_risk, max_drawdown
@@ -73,6 +73,7 @@ def tables_stage(plan: Any, experiment: Any, prepared: Any, results: Arrays, key
         policies=tuple(policies),
         symmetric=tuple(symmetric),
         reference=tuple(fit.reference for fit in prepared.fits),
+        persistence=jnp.stack([persistence(c, prepared.training.clock) for c in prepared.training.covariates]),
         weights=weights,
         reversion=reversion.value,
         half_spreads=half_spreads,
@@ -98,6 +99,7 @@ def tables_stage(plan: Any, experiment: Any, prepared: Any, results: Arrays, key
         "reverts": reversion.result == RESULTS.successful,
         "half_spreads": half_spreads,
         "impact": impact,
+        "persistence": model.persistence,
     }
     return {"relation": relation, "tables_ok": jnp.all(jnp.stack(solved)), "_model": model}
 
@@ -110,6 +112,20 @@ def interval_mids(traded: Any) -> Float[Array, "interval asset"]:
 def last_of_intervals(clock: Clock) -> Array:
     """Last decision of every interval, or of the one before where it has none."""
     return jnp.searchsorted(clock.number, jnp.arange(clock.n_intervals), side="right") - 1
+
+
+def persistence(covariates: Covariates, clock: Clock) -> Float[Array, " feature"]:
+    """Slope of the mean over the next interval on what is seen now, of the imbalance and of the book features; between 0 and 1."""
+    seen = jnp.concatenate([covariates.imbalance[:, None], covariates.book_features], axis=1)
+    n = seen.shape[0]
+    ahead = max(n // clock.n_intervals, 1)  # decisions of an interval
+    sums = jnp.concatenate([jnp.zeros_like(seen[:1]), jnp.cumsum(seen, axis=0)])
+    later = (sums[ahead + 1 :] - sums[1:-ahead]) / ahead
+    now = seen[: n - ahead]
+    away, then = now - jnp.mean(now, axis=0), later - jnp.mean(later, axis=0)
+    variance = jnp.sum(away**2, axis=0)
+    slope = jnp.sum(away * then, axis=0) / jnp.where(variance > 0, variance, 1.0)
+    return jnp.clip(slope, 0.0, 1.0)
 
 
 def trade(

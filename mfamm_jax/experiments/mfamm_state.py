@@ -58,6 +58,7 @@ class Model(eqx.Module):
         policies: HJB value tables inside the quote rules, by asset.
         symmetric: Their baseline.
         reference: Average conditions.
+        persistence: What is left, on average over the next interval, of an imbalance and of every book feature seen now; by asset.
         weights: Combination of prices that reverts, its largest entry 1.
         reversion: Of it, as long as the window is not full.
         half_spreads: Average of each asset [price].
@@ -73,6 +74,7 @@ class Model(eqx.Module):
     policies: tuple[AbstractPolicy, ...]
     symmetric: tuple[AbstractPolicy, ...]
     reference: tuple[Covariates, ...]
+    persistence: Float[Array, "asset feature"]
     weights: Float[Array, " asset"]
     reversion: Reversion
     half_spreads: Float[Array, " asset"]

@@ -143,8 +143,12 @@ class WholeStrategy(eqx.Module):
         averages, capital = self.allocate(memory, pnl)
         scale = self.risk_scale(memory.seen["factors"], total, self.clock.intervals_left[index])
         amount = self.settings.arbitrage.lots * capital[-2] * jnp.prod(scale) * self.weights.arbitrage * side
-        target = _whole(amount * self.model.weights, self.increment)
-        order = target - memory.position
+        wanted = _whole(amount * self.model.weights, self.increment)
+        # Capital and risk move every interval; following them closely would pay the spread every interval.
+        near = jnp.sum(jnp.abs(wanted - memory.position)) <= self.settings.arbitrage.tolerance * jnp.sum(
+            jnp.abs(memory.position)
+        )
+        order = jnp.where((side == memory.side) & near, 0.0, wanted - memory.position)
         split, fixed = self.route(order, number)
         return dataclasses.replace(
             memory,
@@ -312,12 +316,13 @@ class WholeStrategy(eqx.Module):
     def quotes(self, asset: int, memory: Memory, state: MarketState) -> Quotes:
         """Of one asset; the side that brings the inventory back is never smaller than the inventory or a lot."""
         model, w, reference = self.model, self.weights, self.model.reference[asset]
-        now = state.covariates
+        now, lasts = state.covariates, model.persistence[asset]
+        # A table solves for intensities that last: of what passes only the lasting part is told to it.
         known = Covariates(
             now.volatility,
             reference.vpin + w.toxicity * (now.vpin - reference.vpin),
-            w.imbalance * now.imbalance,
-            now.book_features,
+            w.imbalance * lasts[0] * now.imbalance,
+            lasts[1:] * now.book_features,
         )
         state = eqx.tree_at(lambda s: s.covariates, state, known)
         best, even = model.policies[asset](state), model.symmetric[asset](state)

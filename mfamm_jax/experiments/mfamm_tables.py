@@ -80,9 +80,14 @@ def _ablation(report: Any, found: dict[str, Any], changed: np.ndarray) -> dict[s
     differences, units = paired_differences(found)
     n = differences.shape[0]
     pnl = np.asarray(found["pnl"], float).mean(axis=0)
+    steps = np.diff(filled(np.asarray(found["totals"], float)), axis=2, prepend=0.0)  # session, variant, interval
+    moved = steps.std(axis=2)
+    ratio = np.mean(steps.mean(axis=2) / np.where(moved > 0, moved, 1.0) * np.sqrt(steps.shape[2]), axis=0)
     fills, drawdown = (np.asarray(found[name], float).mean(axis=0) for name in ("fills", "max_drawdown"))
     scale = pnl.size and report["n_sessions"] / n  # blocks add up to sessions
-    rows: list[list[Any]] = [["everything", "", float(pnl[0]), "", "", float(fills[0]), float(drawdown[0]), ""]]
+    rows: list[list[Any]] = [
+        ["everything", "", float(pnl[0]), "", "", float(ratio[0]), float(fills[0]), float(drawdown[0]), ""]
+    ]
     for i, name in enumerate([*COMPONENTS, "none"]):
         mean = differences[:, i].mean() / scale
         half = stats.t.ppf(0.975, n - 1) * differences[:, i].std(ddof=1) / np.sqrt(n) / scale if n > 1 else np.nan
@@ -90,13 +95,23 @@ def _ablation(report: Any, found: dict[str, Any], changed: np.ndarray) -> dict[s
         row = ["no component" if name == "none" else f"without {name}", meaning, float(pnl[i + 1]), float(mean)]
         interval = f"{mean - half:.3g} to {mean + half:.3g}" if np.isfinite(half) else "one unit: none"
         orders = f"{changed[i]} of {report['n_sessions']}"
-        rows.append([*row, interval, float(fills[i + 1]), float(drawdown[i + 1]), orders])
+        rows.append([*row, interval, float(ratio[i + 1]), float(fills[i + 1]), float(drawdown[i + 1]), orders])
     return {
         "title": "What every component is worth: everything less everything but one, on the same sessions",
-        "header": ["variant", "component", "P&L", "worth", "95 % interval", "fills", "max drawdown", "other orders"],
+        "header": [
+            "variant",
+            "component",
+            "P&L",
+            "worth",
+            "95 % interval",
+            "Sharpe",
+            "fills",
+            "max drawdown",
+            "other orders",
+        ],
         "rows": rows,
         "notes": [
-            f"P&L, fills and drawdown [price lot] per session; intervals of the paired difference by Student's t over {units}. Other orders: sessions "
+            f"P&L, fills and drawdown [price lot] per session; Sharpe: mean over deviation of an interval's P&L, scaled to the session; intervals of the paired difference by Student's t over {units}. Other orders: sessions "
             "whose order log is not that of the full strategy. Limits cost money when nothing breaks: their worth is in the drawdown.",
         ],
     }

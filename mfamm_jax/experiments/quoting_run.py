@@ -80,7 +80,7 @@ class Prepared(eqx.Module):
     has_one_decay: bool = eqx.field(static=True, default=False)
 
 
-def fitted_intensities(control: Any, prepared: Prepared) -> tuple[ExponentialIntensity, ExponentialIntensity]:
+def fitted_intensities(control: Any, prepared: Any) -> tuple[ExponentialIntensity, ExponentialIntensity]:
     """Bid and ask intensity in the reference state."""
 
     def side(fit: SideFit) -> ExponentialIntensity:
@@ -109,7 +109,7 @@ def fee_costs(rules: ReplayConfig, tape: Tape) -> FillCosts:
     return FillCosts(fee, fee)
 
 
-def reference_problem(control: Any, prepared: Prepared, costs: FillCosts) -> HJBProblem:
+def reference_problem(control: Any, prepared: Any, costs: FillCosts) -> HJBProblem:
     """The control problem in the reference state of the training part."""
     bid, ask = fitted_intensities(control, prepared)
     return HJBProblem(
@@ -128,7 +128,7 @@ def reference_problem(control: Any, prepared: Prepared, costs: FillCosts) -> HJB
 
 @eqx.filter_jit  # traced once for all stages and the sweep; a plan may hold arrays (tolerances)
 def build_policy(
-    experiment: Any, plan: Plan, prepared: Prepared, costs: FillCosts | None = None
+    experiment: Any, plan: Any, prepared: Any, costs: FillCosts | None = None
 ) -> tuple[AbstractPolicy, Array]:
     """The HJB value table inside the quote rules, and whether every node was solved. Costs: the replay's fees by default."""
     scheme, grid, _ = plan
@@ -164,7 +164,7 @@ def poisson_market(experiment: Any, prepared: Prepared) -> PoissonMarket:
     )
 
 
-def start_state(control: Any, prepared: Prepared) -> MarketState:
+def start_state(control: Any, prepared: Any) -> MarketState:
     """Flat, with the whole horizon left, in the reference state."""
     return MarketState(0.0, 0.0, 0.0, control.horizon, prepared.reference)
 

@@ -24,9 +24,9 @@ def generate_related(
     duration: float,
     seed: int,
     *,
-    volatility: float = 6.0,
+    volatility: float = 8.0,
     loading: float = 1.0,
-    residual_deviation: float = 60.0,
+    residual_deviation: float = 90.0,
     half_life: float = 30.0,
     pull: float = 0.5,
 ) -> tuple[tuple[Session, ...], dict[str, Any]]:

@@ -75,6 +75,11 @@ LONGER = {
         "blocks.cluster_seconds=10.0",
         "control.horizon=20.0",
     ],
+    "mfamm": [
+        *("clock.interval=2.0", "execution.decision_interval=0.4", "markets.training=260.0", "markets.warm_up=60.0"),
+        *("markets.test=60.0", "markets.n_sessions=2", "features.volatility_window=40", "learning.n_steps=20"),
+        *("learning.n_updates=5", "hjb.max_inventory=3", "hjb.n_steps=16", "hjb.axes.n_risk=2", "hjb.axes.n_skew=3"),
+    ],
     "risk_constrained": ["max_inventory=4", "n_steps=40", "search.n_iterations=60", "search.n_frontier=1"],
     "routing": ["circuit.n_layers=1", "circuit.n_starts=2", "circuit.max_iterations=20", "order.n_lots=3"],
     "signal_quotes": ["market.duration=600.0", "comparison.block_seconds=10.0", "hjb.horizon=10.0", "hjb.n_risk=2"],

@@ -16,7 +16,7 @@ def mids(sessions, seconds):
 
 def test_the_planted_combination_reverts_and_the_others_walk():
     """Deviation of the residual against that of the steps: prices that walk are farther from their mean than their steps would let a stationary one be."""
-    sessions, truth = generate_related("small_tick", 3, 600.0, 0)
+    sessions, truth = generate_related("small_tick", 3, 600.0, 0, volatility=6.0, residual_deviation=60.0)
     prices = mids(sessions, np.arange(5.0, 600.0, 5.0))
     residual = np.asarray(truth["weights"]) @ prices
     kept = np.corrcoef(residual[:-1], residual[1:])[0, 1]
