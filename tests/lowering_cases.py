@@ -144,6 +144,7 @@ SMOOTH = {
     "risk.cvar:quadrature_tail_risk": lambda: given(flow().survival_quantile, number(0.9)),
     "risk.drawdown:max_drawdown": lambda: given(draws(9)),
     "risk.drawdown:barrier_probability": lambda: given(*rising(4)),
+    "risk.drawdown:barrier_scale": lambda: given(*rising(4)),
     "risk.drawdown:bridge_breach": lambda: given(draws(9), rising(8), number(3.0)),
     **each("risk.drawdown:log_bridge_survival risk.drawdown:log_bridge_stay", lambda: given(
         *[rising(8)] * 3, jnp.zeros(8, bool)

@@ -77,7 +77,7 @@ class Arbitrage(Checked):
 class Learning(Checked):
     """How the allocation network learns from the rehearsal."""
 
-    n_updates: int = static_field(default=100, lower=1, help="gradient steps")
+    n_updates: int = static_field(default=60, lower=1, help="gradient steps")
     n_paths: int = static_field(default=16, lower=1, help="windows of the rehearsal drawn for each")
     n_steps: int = static_field(default=60, lower=20, unit="intervals", help="of a window; a quarter is not rewarded")
     learning_rate: float = static_field(default=0.01, lower=0.0, strict=True, upper=1.0, help="of Adam at first")

@@ -26,7 +26,7 @@ from mfamm_jax.experiments.mfamm_state import Clock, Components, Memory, Model
 from mfamm_jax.policies import Covariates, MarketState, Quotes
 from mfamm_jax.policies.routing import convex_split, every_route, finite_costs, fixed_cost
 from mfamm_jax.results import RESULTS
-from mfamm_jax.risk import quadrature_tail_risk
+from mfamm_jax.risk import barrier_scale, quadrature_tail_risk
 from mfamm_jax.solvers.allocation_training import MEMORIES
 from mfamm_jax.solvers.mean_reversion import best_band, fit_reversion
 from mfamm_jax.solvers.qaoa import qaoa_probabilities, sample_indices
@@ -205,11 +205,8 @@ class WholeStrategy(eqx.Module):
             law = model.flow.at(factors)
             found = quadrature_tail_risk(law.survival_quantile, limits.tail_level).cvar
             by_tail = jnp.clip(limits.cvar * model.cvar / jnp.maximum(found, 1e-6 * model.cvar), 0.0, 1.0)
-        # P(min of a walk without drift < -height) = 2 P(N > height/deviation), (19).
         height = limits.barrier * model.value_at_risk + total
-        quantile = -jax.scipy.special.ndtri(0.5 * limits.breach)
-        reach = quantile * model.deviation * jnp.sqrt(intervals_left)
-        by_barrier = jnp.clip(height / jnp.maximum(reach, jnp.finfo(reach.dtype).tiny), 0.0, 1.0)
+        by_barrier = barrier_scale(model.deviation, height, intervals_left, limits.breach)
         w = jnp.stack([self.weights.tail_risk, self.weights.drawdown])
         return 1 + w * (jnp.stack([by_tail, by_barrier]) - 1)
 

@@ -91,8 +91,8 @@ def _ablation(report: Any, found: dict[str, Any], changed: np.ndarray) -> dict[s
     for i, name in enumerate([*COMPONENTS, "none"]):
         mean = differences[:, i].mean() / scale
         half = stats.t.ppf(0.975, n - 1) * differences[:, i].std(ddof=1) / np.sqrt(n) / scale if n > 1 else np.nan
-        meaning = MEANING.get(name, "symmetric quotes alone")
-        row = ["no component" if name == "none" else f"without {name}", meaning, float(pnl[i + 1]), float(mean)]
+        label = "no component" if name == "none" else f"without {name}: {MEANING[name]}"
+        row = [label, float(pnl[i + 1]), float(mean)]
         interval = f"{mean - half:.3g} to {mean + half:.3g}" if np.isfinite(half) else "one unit: none"
         orders = f"{changed[i]} of {report['n_sessions']}"
         rows.append([*row, interval, float(ratio[i + 1]), float(fills[i + 1]), float(drawdown[i + 1]), orders])
@@ -150,7 +150,9 @@ def _relation(report: Any, relation: dict[str, Any]) -> dict[str, Any]:
     weights = np.asarray(relation["weights"], float)
     planted = [""] * weights.size if truth is None else _unit(np.asarray(truth["weights"], float), weights)
     impact = np.asarray(relation["impact"], float)
-    rows = [[f"weight of {name} {i + 1}", float(weights[i]), planted[i]] for i, name in enumerate(report["names"])]
+    rows = [
+        [f"weight of asset {i + 1}, {name}", float(weights[i]), planted[i]] for i, name in enumerate(report["names"])
+    ]
     known = ("", "") if truth is None else (truth["half_life"], truth["residual_deviation"])
     rows.append(["half-life of the residual [s]", float(relation["half_life"]), known[0]])
     rows.append(["deviation of the residual [price]", float(relation["deviation"]), known[1]])
@@ -174,7 +176,7 @@ def _unit(planted: np.ndarray, found: np.ndarray) -> list[float]:
 
 def _capital(report: Any, learned: dict[str, Any], rehearsal: dict[str, Any]) -> dict[str, Any]:
     shares, pnl = np.asarray(learned["shares"], float), np.asarray(rehearsal["pnl"], float)
-    names = [*(f"quotes of {name} {i + 1}" for i, name in enumerate(report["names"])), "pair trade", "cash"]
+    names = [*(f"quotes of asset {i + 1}" for i, name in enumerate(report["names"])), "pair trade", "cash"]
     rows = [
         [
             name,

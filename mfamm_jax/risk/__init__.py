@@ -13,6 +13,7 @@ from mfamm_jax.risk.cvar import (
 )
 from mfamm_jax.risk.drawdown import (
     barrier_probability,
+    barrier_scale,
     bridge_breach,
     bridge_drawdown_breach,
     clopper_pearson,
@@ -36,6 +37,7 @@ __all__ = [
     "acerbi_szekely",
     "attribute",
     "barrier_probability",
+    "barrier_scale",
     "bootstrap_interval",
     "bridge_breach",
     "bridge_drawdown_breach",

@@ -49,6 +49,28 @@ def barrier_probability(
     return jnp.exp(jnp.logaddexp(direct, reflected))
 
 
+def barrier_scale(
+    volatility: Float[Array, ""] | float,
+    height: Float[Array, ""] | float,
+    horizon: Float[Array, ""] | float,
+    breach: Float[Array, ""] | float,
+) -> Float[Array, ""]:
+    r"""Largest share of all positions, at most 1, at which a P&L without drift falls by `height` with at most the admitted probability.
+
+    $P = 2\Phi(-h/(c\sigma\sqrt T)) \le \epsilon$, (19) solved for c. 0 at or below the barrier.
+
+    Args:
+        volatility: Of the P&L of whole positions [money/sqrt(s)].
+        height: Of the P&L over the barrier [money].
+        horizon: T [s].
+        breach: $\epsilon$ in (0, 1].
+    """
+    height, volatility = (jnp.asarray(x, jnp.result_type(float)) for x in (height, volatility))
+    reach = -jax.scipy.special.ndtri(0.5 * jnp.asarray(breach, height.dtype)) * volatility * jnp.sqrt(horizon)
+    some = reach > 0
+    return jnp.where(some, jnp.clip(height / jnp.where(some, reach, 1.0), 0.0, 1.0), jnp.where(height > 0, 1.0, 0.0))
+
+
 def bridge_breach(
     path: Float[Array, "*batch point"],
     step_variances: Float[Array, "*other step"],

@@ -1,6 +1,8 @@
 """Experiment `mfamm`: the whole strategy, its clocks, its accounts and its components."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import mfamm_jax
 from mfamm_jax.experiments import mfamm_figures
 from mfamm_jax.experiments.config import ConfigError, construct, load_config
 from mfamm_jax.experiments.mfamm_run import (
@@ -28,11 +31,32 @@ from mfamm_jax.experiments.plain import flatten
 from mfamm_jax.market.events import DataError
 from mfamm_jax.policies import Covariates
 
+from ..test_equations import EQUATIONS
+
 pytestmark = pytest.mark.thorough
 SMALL = ["clock.interval=2.0", "execution.decision_interval=0.4", "markets.training=260.0", "markets.warm_up=60.0"]
 SMALL += ["markets.test=60.0", "markets.n_sessions=2", "features.volatility_window=40", "learning.n_steps=20"]
 SMALL += ["learning.n_updates=5", "hjb.max_inventory=3", "hjb.n_steps=16", "hjb.axes.n_risk=2", "hjb.axes.n_skew=3"]
 SMALL += ["arbitrage.window=20", "limits.barrier=6.0"]
+
+
+class Called:
+    """Which functions of the package run, by (module, name)."""
+
+    def __enter__(self):
+        self.codes = set()
+        sys.setprofile(lambda frame, event, _: self.codes.add(frame.f_code) if event == "call" else None)
+        return self
+
+    def __exit__(self, *_):
+        sys.setprofile(None)
+        root = str(Path(mfamm_jax.__file__).parent)
+        inside = [code for code in self.codes if code.co_filename.startswith(root)]
+        self.found = {
+            (Path(code.co_filename).relative_to(root).with_suffix("").as_posix().replace("/", "."), part)
+            for code in inside
+            for part in code.co_qualname.split(".")
+        }
 
 
 class Ready:
@@ -60,7 +84,11 @@ class Ready:
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory):
     with jax.enable_x64(True):
-        yield Ready(tmp_path_factory.mktemp("mfamm"))
+        with Called() as called:
+            ready = Ready(tmp_path_factory.mktemp("mfamm"))
+            ready.path()
+        ready.called = called.found
+        yield ready
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +108,7 @@ def test_every_component_changes_the_order_log_and_its_worth_is_told(ready, many
     assert metrics["ok"]
     assert abs(metrics["identity_residual"]) < 1e-9
     assert metrics["largest_inventory"] <= 3 + 1e-9
-    assert [row[0] for row in metrics["tables"][0]["rows"]] == [
+    assert [row[0].partition(":")[0] for row in metrics["tables"][0]["rows"]] == [
         *("everything", *(f"without {name}" for name in COMPONENTS), "no component")
     ]
     parts = {row[0]: row[1] for row in metrics["tables"][1]["rows"]}
@@ -96,6 +124,14 @@ def test_every_component_changes_the_order_log_and_its_worth_is_told(ready, many
     assert fills["lots"].sum() == pytest.approx(float(lots))
     assert children["lots"].sum() == pytest.approx(float(jnp.sum(jnp.abs(found.said["child"]))))
     assert set(children["venue"].unique()) <= {"A", "B", "C", "D"}
+
+
+def test_what_the_list_of_equations_says_of_this_experiment_really_ran(ready):
+    mine = {name: (module, function) for name, (module, function, config) in EQUATIONS.items() if config == "mfamm"}
+    assert len(mine) >= 19
+    missing = {name: place for name, place in mine.items() if place not in ready.called}
+    # A class whose methods are inherited runs under its own name only when it is made.
+    assert not missing
 
 
 def test_no_slow_decision_knows_anything_of_an_unfinished_interval(ready):

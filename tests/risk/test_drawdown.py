@@ -6,6 +6,7 @@ from scipy import stats
 
 from mfamm_jax.risk.drawdown import (
     barrier_probability,
+    barrier_scale,
     bridge_breach,
     bridge_drawdown_breach,
     clopper_pearson,
@@ -160,3 +161,24 @@ def test_bounds_of_means_of_probabilities_never_claim_certainty():
     assert_close(mean_upper_bound(jnp.zeros(1000)), 0.003, 1e-12)
     values = jnp.concatenate([jnp.zeros(500), jnp.ones(500)])
     assert_close(mean_upper_bound(values), 0.5 + 1.645 * 0.5 / np.sqrt(1000), 1e-9)
+
+
+@pytest.mark.parametrize("breach", [0.01, 0.05, 0.4])
+def test_the_scale_of_a_barrier_is_where_its_probability_is_the_admitted_one(breach):
+    for volatility, height, horizon in ((1.0, 1.5, 4.0), (0.3, 0.2, 9.0)):
+        scale = barrier_scale(volatility, height, horizon, breach)
+        found = barrier_probability(0.0, jnp.maximum(scale, 1e-3) * volatility, height, horizon)
+        if scale < 1:
+            assert_close(found, breach)
+        else:
+            assert found <= breach
+    assert barrier_scale(1.0, -0.1, 1.0, breach) == 0
+    assert barrier_scale(1.0, 100.0, 1.0, breach) == 1
+    assert barrier_scale(0.0, 1.0, 1.0, breach) == 1
+    assert barrier_scale(0.0, 0.0, 1.0, breach) == 0
+    check_grads(
+        lambda *x: barrier_scale(*map(jnp.asarray, x), breach),
+        tuple(map(jnp.asarray, (1.0, 0.3, 2.0))),
+        order=1,
+        modes=["fwd", "rev"],
+    )
