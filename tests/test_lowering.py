@@ -63,7 +63,7 @@ HOST = {
     "market.loaders.tardis:load_tardis",
     "recorded events in numpy, nanoseconds in 64 bits": "features.clock:carry features.clock:durations "
     "features.clock:last_index features.clock:regular_grid market.facts:session_facts market.ladder:build_ladder "
-    "market.related:generate_related market.synthetic:OutsidePrice market.synthetic:generate_session "
+    "market.related:generate_related market.scenarios:plant market.synthetic:OutsidePrice market.synthetic:generate_session "
     "market.thinning:with_books simulation.merge:merge_tapes simulation.padding:stack_replays simulation.tape:build_tape",
     "latencies in numpy": "simulation.latency:ConstantLatency simulation.latency:RandomLatency "
     "simulation.latency:RecordedLatency",

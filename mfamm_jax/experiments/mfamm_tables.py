@@ -84,35 +84,27 @@ def _ablation(report: Any, found: dict[str, Any], changed: np.ndarray) -> dict[s
     moved = steps.std(axis=2)
     ratio = np.mean(steps.mean(axis=2) / np.where(moved > 0, moved, 1.0) * np.sqrt(steps.shape[2]), axis=0)
     fills, drawdown = (np.asarray(found[name], float).mean(axis=0) for name in ("fills", "max_drawdown"))
-    scale = pnl.size and report["n_sessions"] / n  # blocks add up to sessions
+    units_each = n / report["n_sessions"]  # blocks add up to sessions
     rows: list[list[Any]] = [
-        ["everything", "", float(pnl[0]), "", "", float(ratio[0]), float(fills[0]), float(drawdown[0]), ""]
+        ["everything", float(pnl[0]), "", "", float(ratio[0]), float(fills[0]), float(drawdown[0]), ""]
     ]
     for i, name in enumerate([*COMPONENTS, "none"]):
-        mean = differences[:, i].mean() / scale
-        half = stats.t.ppf(0.975, n - 1) * differences[:, i].std(ddof=1) / np.sqrt(n) / scale if n > 1 else np.nan
-        label = "no component" if name == "none" else f"without {name}: {MEANING[name]}"
-        row = [label, float(pnl[i + 1]), float(mean)]
+        mean = units_each * differences[:, i].mean()
+        error = units_each * differences[:, i].std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+        half = stats.t.ppf(0.975, n - 1) * error
+        row = ["no component" if name == "none" else f"without {name}", float(pnl[i + 1]), float(mean)]
         interval = f"{mean - half:.3g} to {mean + half:.3g}" if np.isfinite(half) else "one unit: none"
         orders = f"{changed[i]} of {report['n_sessions']}"
         rows.append([*row, interval, float(ratio[i + 1]), float(fills[i + 1]), float(drawdown[i + 1]), orders])
     return {
         "title": "What every component is worth: everything less everything but one, on the same sessions",
-        "header": [
-            "variant",
-            "component",
-            "P&L",
-            "worth",
-            "95 % interval",
-            "Sharpe",
-            "fills",
-            "max drawdown",
-            "other orders",
-        ],
+        "header": ["variant", "P&L", "worth", "95 % interval", "Sharpe", "fills", "max drawdown", "other orders"],
         "rows": rows,
         "notes": [
             f"P&L, fills and drawdown [price lot] per session; Sharpe: mean over deviation of an interval's P&L, scaled to the session; intervals of the paired difference by Student's t over {units}. Other orders: sessions "
             "whose order log is not that of the full strategy. Limits cost money when nothing breaks: their worth is in the drawdown.",
+            "; ".join(f"{name}: {meaning}" for name, meaning in MEANING.items())
+            + "; no component: symmetric quotes alone.",
         ],
     }
 
