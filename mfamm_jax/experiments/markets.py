@@ -15,12 +15,12 @@ class Recording:
 
     Args:
         sessions: One per asset.
-        train_share: First part of each session, from which its features take their scales.
+        train_end_ns: Where every session's part ends that anything is learned from.
         training, test: [ns] from, to; what is learned from and what is traded; None where the recording has no such part.
     """
 
     sessions: tuple[Session, ...]
-    train_share: float
+    train_end_ns: int
     training: tuple[int, int] | None
     test: tuple[int, int] | None
 
@@ -73,8 +73,9 @@ class RelatedMarkets(Checked):
             start = int(max(s.updates.t_ns[0] for s in sessions)) + round(self.warm_up * NS)
             # Every session trades for exactly as long: one shape, and comparable numbers.
             part = start, start + round(duration * NS)
-            share = 1.0 if is_training else self.warm_up / seconds
-            return Recording(sessions, share, part if is_training else None, None if is_training else part), truth
+            if is_training:
+                return Recording(sessions, part[1], part, None), truth
+            return Recording(sessions, part[0], None, part), truth
 
         training, truth = recording(0, self.training, is_training=True)
         tests = tuple(recording(1 + i, self.test, is_training=False)[0] for i in range(self.n_sessions))
@@ -103,7 +104,7 @@ class RecordedMarkets(Checked):
                 f"markets.paths: the files have {max(end - start, 0) / NS:.0f} s in common, expected at least 60"
             )
         split = start + round(self.share * (end - start))
-        recording = Recording(sessions, self.share, (start, split), (split, end))
+        recording = Recording(sessions, split, (start, split), (split, end))
         name = ", ".join(session.name for session in sessions)
         return Recordings(name, recording, (recording,), None)
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.allocation import Network, Reward
 from mfamm_jax.experiments.experiment import AbstractExperiment, ConfigError, Stage
@@ -17,7 +17,7 @@ from mfamm_jax.experiments.hjb_sweep import named_scheme
 from mfamm_jax.experiments.markets import Recording
 from mfamm_jax.experiments.mfamm_log import order_logs
 from mfamm_jax.experiments.mfamm_run import ablate_stage, learn_stage, rehearse_stage, tables_stage, trade_stage
-from mfamm_jax.experiments.mfamm_state import Clock
+from mfamm_jax.experiments.mfamm_state import Clock, stack_clocks
 from mfamm_jax.experiments.mfamm_tables import mfamm_metrics
 from mfamm_jax.experiments.observe import Features, Observed, intensity_rows, observe
 from mfamm_jax.experiments.quoting import Control, Execution, replay_part
@@ -56,7 +56,7 @@ class Arbitrage(Checked):
     tolerance: Float[Array, ""] = real_field(
         default=0.5,
         lower=0.0,
-        upper=10.0,
+        upper=0.95,
         help="a position is left alone while the wanted one is off by less than this share",
     )
     window: int = static_field(default=90, lower=20, unit="intervals", help="past that the bands are made from")
@@ -237,18 +237,28 @@ class MFAMM(AbstractExperiment):
         found = self.markets.load(seed)
         venues = self.venues.load(seed)
         say(f"{found.name}: {1 + sum(t is not found.training for t in found.tests)} sessions")
-        known: dict[int, list[tuple[Any, Ladder, Observed]]] = {}
+        known: dict[int, list[tuple[Any, Any, Any]]] = {}
 
         def observed(recording: Recording) -> list[tuple[Any, Ladder, Observed]]:
             if id(recording) not in known:
-                books = [with_books(session) for session in recording.sessions]
-                known[id(recording)] = [(s, ladder, self._observe(s, recording)) for s, ladder in books]
+                # Tests are seen on the scales of the training session, on which the coefficients were fitted.
+                first = known.get(id(found.training), [(None, None, None)] * len(recording.sessions))
+                books, end = [with_books(session) for session in recording.sessions], recording.train_end_ns
+                known[id(recording)] = [
+                    (s, ladder, observe(s, self.features, train_end_ns=end, like=like))
+                    for (s, ladder), (_, _, like) in zip(books, first, strict=True)
+                ]
             return known[id(recording)]
 
         fits = tuple(self._fit(session, seen) for session, _, seen in observed(found.training))
-        training = self._traded(observed(found.training), found.training.training)
-        tests = [self._traded(observed(recording), recording.test) for recording in found.tests]
+        training, _ = self._traded(observed(found.training), found.training.training)
+        tests, times = zip(*(self._traded(observed(recording), recording.test) for recording in found.tests))
         n_training, n_test = training.clock.n_intervals, tests[0].clock.n_intervals
+        room, lots = float(jnp.sum(venues.venues.capacities)), float(self.arbitrage.lots)
+        if room < max(lots, float(self.execution.replay.size_increment)):
+            raise ConfigError(
+                f"venues.capacities add up to {room:g} lots, expected at least arbitrage.lots = {lots:g}: the pair trade could not be made"
+            )
         if n_training < LEAST_INTERVALS or n_training < 2 * self.learning.n_steps:
             raise DataError(
                 f"{n_training} intervals to learn from, expected at least {max(LEAST_INTERVALS, 2 * self.learning.n_steps)}: use more data, a "
@@ -260,7 +270,7 @@ class MFAMM(AbstractExperiment):
                 f"{n_training} intervals to learn from, expected at least {most:.0f} for arbitrage.n_scales = {self.arbitrage.n_scales}"
             )
         stacked = stack_replays([(x.tapes, x.moment, x.covariates) for x in tests])
-        clock = jax.tree.map(lambda *x: jnp.stack(x), *[x.clock for x in tests])
+        clock = stack_clocks([x.clock for x in tests])
         n_steps = stacked[1].action.shape[1]
         say(f"{n_training} intervals to learn from, {n_test} to trade, {n_steps:,} steps")
         tick_size = jnp.stack([tape.tick_size for tape in training.tapes])
@@ -271,9 +281,8 @@ class MFAMM(AbstractExperiment):
             source=tuple(s for session in found.training.sessions for s in session.source),
             venue_names=venues.names,
             n_sessions=len(tests),
-            starts_ns=tuple(
-                start + s.epoch_ns for start, s in ((r.test[0], r.sessions[0]) for r in found.tests if r.test)
-            ),
+            times=times[0],
+            epoch_ns=found.tests[0].sessions[0].epoch_ns,
             n_intervals=n_test,
             is_recorded=found.truth is None,
         )
@@ -287,9 +296,10 @@ class MFAMM(AbstractExperiment):
                 f"execution.decision_interval is {self.execution.decision_interval:g} s, expected at most clock.interval / rebalancing.n_slots = "
                 f"{slot:g} s: every slot needs a decision"
             )
-
-    def _observe(self, session: Any, recording: Recording) -> Observed:
-        return observe(session, self.features, recording.train_share)
+        if self.execution.replay.contract != "linear":
+            raise ConfigError(
+                f'execution.replay.contract is "{self.execution.replay.contract}", expected "linear": worths of all assets are added up in one currency'
+            )
 
     def _fit(self, session: Any, seen: Observed) -> AssetFit:
         bid, ask = calibrate_sides(intensity_rows(session, seen), self.intensity)
@@ -298,14 +308,17 @@ class MFAMM(AbstractExperiment):
         reference = Covariates(volatility, vpin, 0.0, jnp.zeros(N_BOOK_FEATURES))
         return AssetFit(bid, ask, reference, self.intensity.common_decay)
 
-    def _traded(self, assets: list[tuple[Any, Ladder, Observed]], part: tuple[int, int] | None) -> Traded:
-        """One session's part."""
+    def _traded(
+        self, assets: list[tuple[Any, Ladder, Observed]], part: tuple[int, int] | None
+    ) -> tuple[Traded, dict[str, np.ndarray]]:
+        """One session's part, and when its first step and its decisions are [ns]."""
         assert part is not None
         start, end = part
         execution = self.execution
         if self.clock.every_event:
-            feed = round(execution.feed_latency * NS)
-            times = np.unique(np.concatenate([session.updates.t_ns + feed for session, _, _ in assets]))
+            feed, updates = round(execution.feed_latency * NS), [session.updates for session, _, _ in assets]
+            received = [(u.t_ns if u.local_ns is None else u.local_ns) + feed for u in updates]
+            times = np.unique(np.concatenate(received))
             times = times[(times >= start) & (times < end)]
         else:
             times = np.arange(start, end, round(execution.decision_interval * NS), dtype=np.int64)
@@ -317,15 +330,18 @@ class MFAMM(AbstractExperiment):
         n = max(-(-(end - start) // interval), 1)
         slot = ((times - start) % interval) * self.rebalancing.n_slots // interval
         clock = Clock(
-            starts=jnp.asarray(np.diff(number, prepend=0) > 0),
+            starts=jnp.asarray(np.diff(number, prepend=number[:1]) > 0),
             slot=jnp.asarray(slot, jnp.int32),
             seconds=jnp.asarray(np.diff(times, prepend=times[0]) / NS, jnp.result_type(float)),
             intervals_left=jnp.asarray(n - number, jnp.result_type(float)),
             number=jnp.asarray(number, jnp.int32),
             half_spread=jnp.stack([_half_spreads(tape) for tape in tapes], axis=1),
+            is_shown=jnp.stack([_is_shown(tape) for tape in tapes], axis=1),
             n_intervals=int(n),
         )
-        return Traded(tapes, moment, tuple(covariates for _, covariates, *_ in parts), clock)
+        first = min(int(timeline.tape_ns[0]) for *_, timeline in parts)
+        traded = Traded(tapes, moment, tuple(covariates for _, covariates, *_ in parts), clock)
+        return traded, {"first": np.array(first), "decisions": times}
 
     def plan(self, batch: Any, prepared: Prepared) -> tuple[Any, str]:
         """One scheme for every asset and every node of its table."""
@@ -384,9 +400,14 @@ class MFAMM(AbstractExperiment):
         }
 
 
+def _is_shown(tape: Tape) -> Bool[Array, " decision"]:
+    """Whether both sides of the book are."""
+    return (jnp.abs(tape.decision_bid) < NO_ASK) & (jnp.abs(tape.decision_ask) < NO_ASK) & tape.sees_market
+
+
 def _half_spreads(tape: Tape) -> Float[Array, " decision"]:
     """Half of what is shown; the average where a side is empty."""
-    is_shown = (jnp.abs(tape.decision_bid) < NO_ASK) & (jnp.abs(tape.decision_ask) < NO_ASK) & tape.sees_market
+    is_shown = _is_shown(tape)
     half = 0.5 * tape.tick_size * jnp.where(is_shown, tape.decision_ask - tape.decision_bid, 0)
     mean = jnp.sum(half) / jnp.maximum(jnp.sum(is_shown), 1)
     return jnp.where(is_shown, half, mean)

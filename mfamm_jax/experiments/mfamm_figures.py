@@ -4,7 +4,6 @@ import numpy as np
 
 from mfamm_jax.experiments.figures import Arrays, figure_axes, svg_text
 from mfamm_jax.experiments.mfamm_state import COMPONENTS
-from mfamm_jax.experiments.mfamm_tables import filled
 
 
 def session(arrays: Arrays) -> str:
@@ -41,7 +40,7 @@ def session(arrays: Arrays) -> str:
 
 def ablation(arrays: Arrays) -> str:
     """Paired differences by session, and the mean of all sessions' totals."""
-    totals = filled(arrays["mfamm/ablation/totals"])
+    totals = arrays["mfamm/ablation/totals"]
     ends = totals[:, :, -1]
     figure, axes = figure_axes(2, height=3.6)
     left, right = axes[0]

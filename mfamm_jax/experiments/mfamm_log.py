@@ -12,11 +12,13 @@ from mfamm_jax.market.events import NS
 
 
 def order_logs(prepared: Any, results: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """`orders` and `fills` of the quotes by asset, `children` of the pair trade by asset and venue; times from the start of the session's test part."""
+    """`orders` and `fills` of the quotes by asset, `children` of the pair trade by asset and venue; times of the recording, since 1970 where it has a date."""
     tests = jax.tree.map(lambda x: x[0], prepared.tests)
-    moment, n = tests.moment, len(tests.tapes)
+    moment = tests.moment
     seconds, actions = np.asarray(moment.seconds, np.float64), np.asarray(moment.action)
-    times = prepared.report["starts_ns"][0] + np.round(np.cumsum(seconds) * NS).astype(np.int64)
+    known, epoch = prepared.report["times"], prepared.report["epoch_ns"]
+    times = int(known["first"]) + epoch + np.round(np.cumsum(seconds) * NS).astype(np.int64)
+    decisions = known["decisions"] + epoch
     orders, fills = [], []
     for i, (tape, path) in enumerate(zip(tests.tapes, results["_paths"], strict=True)):
         # Steps of the other assets are none of this one's.
@@ -28,11 +30,10 @@ def order_logs(prepared: Any, results: dict[str, Any]) -> dict[str, dict[str, np
             tables.append({"asset": np.full(len(next(iter(found.values()))), i + 1, np.int32), **found})
     said = results["trade"]
     child, split = np.asarray(said["child"], float), np.asarray(said["split"], float)
-    at = np.flatnonzero(actions == 3 * n)
-    sent = np.abs(child[: len(at), :, None] * split[: len(at)])
+    sent = np.abs(child[: len(decisions), :, None] * split[: len(decisions)])
     row, asset, venue = np.nonzero(sent > 0)
     children = {
-        "time_ns": times[at][row],
+        "time_ns": decisions[row],
         "asset": (asset + 1).astype(np.int32),
         "side": np.where(child[row, asset] > 0, "buy", "sell"),
         "venue": np.array(prepared.report["venue_names"])[venue],

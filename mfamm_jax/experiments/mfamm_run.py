@@ -12,10 +12,10 @@ from mfamm_jax.experiments.mfamm_state import COMPONENTS, Clock, Components, Mem
 from mfamm_jax.experiments.mfamm_strategy import WholeStrategy, standardised
 from mfamm_jax.experiments.quoting_run import build_policy, execution_rules, fee_costs, start_state
 from mfamm_jax.models.hyperbolic import first_network
-from mfamm_jax.policies import Covariates, RuledPolicy, SymmetricPolicy
+from mfamm_jax.policies import Covariates, SymmetricPolicy
 from mfamm_jax.policies.routing import every_route, finite_costs
 from mfamm_jax.results import RESULTS
-from mfamm_jax.risk import loss_tail_risk, max_drawdown
+from mfamm_jax.risk import loss_tail_risk, max_drawdown, quadrature_tail_risk
 from mfamm_jax.simulation.replay import StrategyResult, replay_strategy
 from mfamm_jax.solvers.allocation_training import MEMORIES, AllocationTask, train_pathwise
 from mfamm_jax.solvers.flow_fit import fit_conditional_flow
@@ -45,8 +45,8 @@ def tables_stage(plan: Any, experiment: Any, prepared: Any, results: Arrays, key
         neutral = policy(start_state(experiment.hjb, fit))
         half_spread = 0.5 * (neutral.bid_depth + neutral.ask_depth)
         limit = jnp.asarray(experiment.hjb.max_inventory, half_spread.dtype)
-        policies.append(policy)
-        symmetric.append(RuledPolicy(SymmetricPolicy(half_spread, limit), experiment.quotes))
+        policies.append(policy.policy)  # the rules come after the mixture
+        symmetric.append(SymmetricPolicy(half_spread, limit))
         solved.append(ok)
     levels = interval_mids(prepared.training)
     rule = experiment.arbitrage
@@ -65,9 +65,8 @@ def tables_stage(plan: Any, experiment: Any, prepared: Any, results: Arrays, key
     typical = jnp.maximum(experiment.arbitrage.lots, experiment.execution.replay.size_increment)
     costs = standardised(finite_costs(every_route(prepared.venues, typical), prepared.venues, typical))
     circuit = experiment.circuit
-    angles = optimise_angles(
-        costs, ramp_starts(costs, circuit.n_layers, circuit.n_starts), max_iterations=circuit.max_iterations
-    ).value
+    starts = ramp_starts(costs, circuit.n_layers, circuit.n_starts)
+    angles = optimise_angles(costs, starts, max_iterations=circuit.max_iterations)
     nothing = jnp.zeros((), levels.dtype)
     model = Model(
         policies=tuple(policies),
@@ -86,7 +85,7 @@ def tables_stage(plan: Any, experiment: Any, prepared: Any, results: Arrays, key
         cvar=nothing + 1,
         deviation=nothing,
         venues=prepared.venues,
-        angles=angles,
+        angles=angles.value,
     )
     relation = {
         "weights": weights,
@@ -100,6 +99,7 @@ def tables_stage(plan: Any, experiment: Any, prepared: Any, results: Arrays, key
         "half_spreads": half_spreads,
         "impact": impact,
         "persistence": model.persistence,
+        "angles_converged": angles.result == RESULTS.successful,
     }
     return {"relation": relation, "tables_ok": jnp.all(jnp.stack(solved)), "_model": model}
 
@@ -111,7 +111,7 @@ def interval_mids(traded: Any) -> Float[Array, "interval asset"]:
 
 def last_of_intervals(clock: Clock) -> Array:
     """Last decision of every interval, or of the one before where it has none."""
-    return jnp.searchsorted(clock.number, jnp.arange(clock.n_intervals), side="right") - 1
+    return jnp.maximum(jnp.searchsorted(clock.number, jnp.arange(clock.n_intervals), side="right") - 1, 0)
 
 
 def persistence(covariates: Covariates, clock: Clock) -> Float[Array, " feature"]:
@@ -237,9 +237,19 @@ def learn_stage(experiment: Any, prepared: Any, results: Arrays, key: PRNGKeyArr
         (network, task, flow.value, *known.values()),
         is_leaf=lambda x: x is None,
     )
-    learned = {"rewards": rewards, "shares": shares, **known, "held_out": flow.stats["held_out_log_density"]}
+    # The law of the calmest and the wildest conditions of the rehearsal must give numbers.
+    ends = [jnp.min(factors, axis=0), jnp.mean(factors, axis=0), jnp.max(factors, axis=0)]
+    told = [quadrature_tail_risk(flow.value.at(x).survival_quantile, level).cvar for x in ends]
+    known_law = jnp.all(jnp.isfinite(jnp.stack(told)))
+    learned = {
+        "flow_converged": flow.result == RESULTS.successful,
+        "rewards": rewards,
+        "shares": shares,
+        **known,
+        "held_out": flow.stats["held_out_log_density"],
+    }
     positive = (average.value_at_risk > 0) & jnp.isfinite(average.cvar)
-    ok = results["tables_ok"] & results["relation"]["reverts"] & positive & jnp.all(jnp.isfinite(rewards))
+    ok = results["tables_ok"] & results["relation"]["reverts"] & positive & known_law & jnp.all(jnp.isfinite(rewards))
     return {"learned": learned | {"ok": ok}, "_model": model}
 
 

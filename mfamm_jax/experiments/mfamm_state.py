@@ -1,6 +1,10 @@
 """What the whole strategy knows: which components are on, what was learned, where the clocks stand, and what it remembers."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -55,7 +59,7 @@ class Model(eqx.Module):
     """What was learned before the session.
 
     Args:
-        policies: HJB value tables inside the quote rules, by asset.
+        policies: HJB value tables, by asset; the quote rules come after the mixture with the baseline.
         symmetric: Their baseline.
         reference: Average conditions.
         persistence: What is left, on average over the next interval, of an imbalance and of every book feature seen now; by asset.
@@ -100,6 +104,7 @@ class Clock(eqx.Module):
         intervals_left: From the interval it lies in to the end, itself included.
         number: Of the interval.
         half_spread: Shown at the decision, by asset [price].
+        is_shown: Whether the decision sees both sides of an asset's book.
         n_intervals: In all.
     """
 
@@ -109,7 +114,23 @@ class Clock(eqx.Module):
     intervals_left: Float[Array, " decision"]
     number: Int[Array, " decision"]
     half_spread: Float[Array, "decision asset"]
+    is_shown: Bool[Array, "decision asset"]
     n_intervals: int = eqx.field(static=True)
+
+
+def stack_clocks(clocks: Sequence[Clock]) -> Clock:
+    """Of several sessions, as `stack_replays` stacks the rest: decisions that never come are copies of the last one and start nothing."""
+    n = max(clock.starts.shape[0] for clock in clocks)
+
+    def longer(x: Array) -> Array:
+        return jnp.concatenate([x, jnp.broadcast_to(x[-1:], (n - x.shape[0], *x.shape[1:]))])
+
+    padded = []
+    for clock in clocks:
+        full = jax.tree.map(longer, clock)
+        starts = full.starts & (jnp.arange(n) < clock.starts.shape[0])
+        padded.append(dataclasses.replace(full, starts=starts))
+    return jax.tree.map(lambda *x: jnp.stack(x), *padded)
 
 
 class Memory(eqx.Module):
@@ -132,7 +153,7 @@ class Memory(eqx.Module):
         disturbance: Impact that has not decayed, by term of the kernel [price].
         half_spread_cost, impact_cost, venue_cost: Paid by the pair trade [price lot].
         fingerprint: Of all orders so far.
-        totals: Worth of everything when each interval ended [price lot].
+        totals: Worth of everything when each interval ended, the last one known after that [price lot].
     """
 
     seen: dict[str, Array]
@@ -143,7 +164,7 @@ class Memory(eqx.Module):
     side: Float[Array, ""]
     is_stopped: Bool[Array, ""]
     capital: Float[Array, " strategy"]
-    scale: Float[Array, "limit"]
+    scale: Float[Array, " limit"]
     position: Float[Array, " asset"]
     cash: Float[Array, ""]
     due: Float[Array, "slot asset"]

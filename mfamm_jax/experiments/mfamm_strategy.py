@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from mfamm_jax.experiments.mfamm_state import Clock, Components, Memory, Model
 from mfamm_jax.policies import Covariates, MarketState, Quotes
 from mfamm_jax.policies.routing import convex_split, every_route, finite_costs, fixed_cost
+from mfamm_jax.policies.rules import apply_rules
 from mfamm_jax.results import RESULTS
 from mfamm_jax.risk import barrier_scale, quadrature_tail_risk
 from mfamm_jax.solvers.allocation_training import MEMORIES
@@ -136,7 +137,7 @@ class WholeStrategy(eqx.Module):
 
     def end_interval(self, memory: Memory, index: Int[Array, ""]) -> Memory:
         """From what the last decision of the interval knew."""
-        number = self.clock.number[index]
+        number, ended = self.clock.number[index], self.clock.number[index - 1]
         pnl = memory.seen["worth"] - memory.worth
         total = jnp.sum(memory.seen["worth"])
         side, is_stopped, residuals, n_residuals = self.pair_side(memory)
@@ -148,12 +149,19 @@ class WholeStrategy(eqx.Module):
         near = jnp.sum(jnp.abs(wanted - memory.position)) <= self.settings.arbitrage.tolerance * jnp.sum(
             jnp.abs(memory.position)
         )
-        order = jnp.where((side == memory.side) & near, 0.0, wanted - memory.position)
+        # A limit that tightens is followed.
+        follows = (jnp.prod(scale) < jnp.prod(memory.scale)) & (
+            jnp.sum(jnp.abs(wanted)) < jnp.sum(jnp.abs(memory.position))
+        )
+        order = jnp.where((side == memory.side) & near & ~follows, 0.0, wanted - memory.position)
+        # No more than all venues take, both legs alike; the rest is ordered again next time.
+        room = jnp.sum(self.model.venues.capacities) / jnp.maximum(jnp.max(jnp.abs(order)), self.increment)
+        order = _whole(order * jnp.minimum(room, 1.0), self.increment)
         split, fixed = self.route(order, number)
         return dataclasses.replace(
             memory,
             worth=memory.seen["worth"],
-            totals=memory.totals.at[number - 1].set(total),
+            totals=jnp.where(jnp.arange(memory.totals.size) >= ended, total, memory.totals),
             side=side,
             is_stopped=is_stopped,
             residuals=residuals,
@@ -271,10 +279,10 @@ class WholeStrategy(eqx.Module):
                 good, whole = found.split.feasible, convex_split(venues, some)
                 found = jax.tree.map(lambda a, b: jnp.where(good, a, b), found, whole)
             share = found.split.quantities / some
-            all_of_them = fixed_cost(jnp.ones(venues.n, jnp.int32), venues)
             w = self.weights.routing
-            fixed = w * fixed_cost(found.active, venues) + (1 - w) * all_of_them
-            return w * share + (1 - w) * even, jnp.where(quantity > 0, fixed, 0.0)
+            mixed = w * share + (1 - w) * even
+            fixed = fixed_cost((mixed > 0).astype(jnp.int32), venues)
+            return mixed, jnp.where(quantity > 0, fixed, 0.0)
 
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(self.key, number), i))(jnp.arange(order.size))
         return jax.vmap(one)(jnp.abs(order), keys)
@@ -286,22 +294,23 @@ class WholeStrategy(eqx.Module):
     ) -> tuple[Memory, Float[Array, " asset"]]:
         """Trades what is due by now, at the mid plus half a spread plus impact plus the venues' costs."""
         rules, clock, venues = self.settings.rebalancing, self.clock, self.model.venues
-        child = memory.due[clock.slot[index]] - memory.sent
+        child = _whole(memory.due[clock.slot[index]] - memory.sent, self.increment)
+        child = jnp.where(clock.is_shown[index], child, 0.0)  # nobody trades against half a book
         lots = jnp.abs(child)
         rates, amplitudes = rules.kernel.rates, rules.kernel.amplitudes
         left = memory.disturbance * jnp.exp(-rates * clock.seconds[index])[:, None]
         pushed = amplitudes[:, None] * jnp.matmul(self.model.impact, rules.curve(child), precision="highest")
-        # A child is filled on its own way up: at half of the jump that it makes itself.
-        price_move = jnp.sum(left + 0.5 * pushed, axis=0)
+        # A child is filled on its own way up, on average at g/(1 + exponent) of the jump g that it makes.
+        price_move = jnp.sum(left + pushed / (1 + rules.exponent), axis=0)
         spread, impact = lots @ clock.half_spread[index], child @ price_move
         by_venue = lots[:, None] * memory.split
         used = jnp.where(lots > 0, memory.fixed, 0.0)
         venue = jnp.sum(venues.fees * by_venue + 0.5 * venues.impacts * by_venue**2) + jnp.sum(used)
         after = dataclasses.replace(
             memory,
-            position=memory.position + child,
+            position=_whole(memory.position + child, self.increment),
             cash=memory.cash - child @ mids - spread - impact - venue,
-            sent=memory.sent + child,
+            sent=_whole(memory.sent + child, self.increment),
             fixed=jnp.where(lots > 0, 0.0, memory.fixed),
             disturbance=left + pushed,
             half_spread_cost=memory.half_spread_cost + spread,
@@ -311,7 +320,7 @@ class WholeStrategy(eqx.Module):
         return after, child
 
     def quotes(self, asset: int, memory: Memory, state: MarketState) -> Quotes:
-        """Of one asset; the side that brings the inventory back is never smaller than the inventory or a lot."""
+        """Of one asset; the side that brings the inventory back keeps all of it, at most a lot, whatever capital, limits and gates say."""
         model, w, reference = self.model, self.weights, self.model.reference[asset]
         now, lasts = state.covariates, model.persistence[asset]
         # A table solves for intensities that last: of what passes only the lasting part is told to it.
@@ -324,11 +333,12 @@ class WholeStrategy(eqx.Module):
         state = eqx.tree_at(lambda s: s.covariates, state, known)
         best, even = model.policies[asset](state), model.symmetric[asset](state)
         mixed = jax.tree.map(lambda a, b: w.control * a + (1 - w.control) * b, best, even)
+        ruled = apply_rules(self.settings.quotes, mixed, known.vpin, w.imbalance * now.imbalance)
         size = memory.capital[asset] * jnp.prod(memory.scale)
         back = jnp.minimum(jnp.abs(state.inventory), 1.0)
-        bid = jnp.where(state.inventory < 0, jnp.maximum(size, back), size)
-        ask = jnp.where(state.inventory > 0, jnp.maximum(size, back), size)
-        return Quotes(mixed.bid_depth, mixed.ask_depth, mixed.bid_size * bid, mixed.ask_size * ask)
+        bid = jnp.maximum(ruled.bid_size * size, jnp.where(state.inventory < 0, back, 0.0))
+        ask = jnp.maximum(ruled.ask_size * size, jnp.where(state.inventory > 0, back, 0.0))
+        return Quotes(ruled.bid_depth, ruled.ask_depth, bid, ask)
 
     def order_numbers(
         self, mids: Array, quotes: tuple[Quotes, ...], child: Array, split: Array

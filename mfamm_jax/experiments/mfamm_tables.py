@@ -44,6 +44,8 @@ def mfamm_metrics(experiment: Any, prepared: Any, results: dict[str, Any]) -> di
         "half_life": float(results["relation"]["half_life"]),
         "value_at_risk": float(learned["value_at_risk"]),
         "cvar": float(learned["cvar"]),
+        "flow_converged": bool(learned["flow_converged"]),
+        "angles_converged": bool(results["relation"]["angles_converged"]),
         "sessions": report["n_sessions"],
         "orders_changed": {name: int(n) for name, n in zip(names, changed, strict=True)},
         "tables": [
@@ -63,24 +65,16 @@ def paired_differences(found: dict[str, Any]) -> tuple[np.ndarray, str]:
         ends = totals[:, :, -1]
         return ends[:, :1] - ends[:, 1:], f"{n_sessions} sessions"
     edges = np.linspace(0, n, min(N_BLOCKS, n) + 1).round().astype(int)[1:] - 1
-    values = filled(totals)[:, :, edges]
+    values = totals[:, :, edges]
     blocks = np.diff(values, axis=2, prepend=0.0).transpose(0, 2, 1).reshape(-1, n_variants)
     return blocks[:, :1] - blocks[:, 1:], f"{len(blocks)} blocks of {n_sessions} session{'s' if n_sessions > 1 else ''}"
-
-
-def filled(totals: np.ndarray) -> np.ndarray:
-    """Totals with the last known one where an interval had no decision."""
-    known = np.where(totals == 0, np.nan, totals)
-    for i in range(1, totals.shape[-1]):
-        known[..., i] = np.where(np.isnan(known[..., i]), known[..., i - 1], known[..., i])
-    return np.nan_to_num(known)
 
 
 def _ablation(report: Any, found: dict[str, Any], changed: np.ndarray) -> dict[str, Any]:
     differences, units = paired_differences(found)
     n = differences.shape[0]
     pnl = np.asarray(found["pnl"], float).mean(axis=0)
-    steps = np.diff(filled(np.asarray(found["totals"], float)), axis=2, prepend=0.0)  # session, variant, interval
+    steps = np.diff(np.asarray(found["totals"], float), axis=2, prepend=0.0)  # session, variant, interval
     moved = steps.std(axis=2)
     ratio = np.mean(steps.mean(axis=2) / np.where(moved > 0, moved, 1.0) * np.sqrt(steps.shape[2]), axis=0)
     fills, drawdown = (np.asarray(found[name], float).mean(axis=0) for name in ("fills", "max_drawdown"))
@@ -98,11 +92,11 @@ def _ablation(report: Any, found: dict[str, Any], changed: np.ndarray) -> dict[s
         rows.append([*row, interval, float(ratio[i + 1]), float(fills[i + 1]), float(drawdown[i + 1]), orders])
     return {
         "title": "What every component is worth: everything less everything but one, on the same sessions",
-        "header": ["variant", "P&L", "worth", "95 % interval", "Sharpe", "fills", "max drawdown", "other orders"],
+        "header": ["variant", "P&L", "worth", "95 % interval", "Sharpe", "fills", "max drawdown", "other decisions"],
         "rows": rows,
         "notes": [
-            f"P&L, fills and drawdown [price lot] per session; Sharpe: mean over deviation of an interval's P&L, scaled to the session; intervals of the paired difference by Student's t over {units}. Other orders: sessions "
-            "whose order log is not that of the full strategy. Limits cost money when nothing breaks: their worth is in the drawdown.",
+            f"P&L, fills and drawdown [price lot] per session; Sharpe: mean over deviation of an interval's P&L, scaled to the session; intervals of the paired difference by Student's t over {units}. Other decisions: sessions "
+            "in which prices, sizes or children that were decided are not all those of the full strategy. Limits cost money when nothing breaks: their worth is in the drawdown.",
             "; ".join(f"{name}: {meaning}" for name, meaning in MEANING.items())
             + "; no component: symmetric quotes alone.",
         ],

@@ -102,11 +102,27 @@ class Observed:
     train_end_ns: int
 
 
-def observe(session: Session, features: Features, train_share: float = 0.5) -> Observed:
-    """Features (5), (7), rolling volatility and simple imbalance of a session; scales come from the training part."""
+def observe(
+    session: Session,
+    features: Features,
+    train_share: float = 0.5,
+    *,
+    train_end_ns: int | None = None,
+    like: Observed | None = None,
+) -> Observed:
+    """Features (5), (7), rolling volatility and simple imbalance of a session; scales come from the training part.
+
+    Args:
+        session: With book rows.
+        features: How.
+        train_share: First share of the session's time is the training part.
+        train_end_ns: When it ends, instead.
+        like: Another session whose scales and bucket volume are used: fitted coefficients mean the same only on the same scale.
+    """
     updates, books = session.updates, session.books
     t_ns = updates.t_ns
-    train_end_ns = int(t_ns[0] + train_share * (t_ns[-1] - t_ns[0]))
+    if train_end_ns is None:
+        train_end_ns = int(t_ns[0] + train_share * (t_ns[-1] - t_ns[0]))
     training = t_ns < train_end_ns
     trades = merge_marketable_orders(updates)
     in_training = trades.t_ns < train_end_ns
@@ -116,7 +132,8 @@ def observe(session: Session, features: Features, train_share: float = 0.5) -> O
             "use a longer session"
         )
     mid_ticks, half_spread, reference = touch(session)
-    bucket = features.bucket_volume or _volume_per_minute(trades, in_training, int(t_ns[0]), train_end_ns)
+    own_bucket = features.bucket_volume or _volume_per_minute(trades, in_training, int(t_ns[0]), train_end_ns)
+    bucket = own_bucket if like is None else like.bucket_volume
     volatility = _volatility(session, features, mid_ticks)
     flags = _fat_finger(trades, mid_ticks * session.tick_size, volatility)
     last_trade = last_index(trades.last_event, np.arange(len(updates)))
@@ -130,7 +147,7 @@ def observe(session: Session, features: Features, train_share: float = 0.5) -> O
             features.lot_size,
         )
     )
-    scale = _robust_scale(_real(raw[training]))
+    scale = _robust_scale(_real(raw[training])) if like is None else like.scale
     vpin = _vpin_at_trades(
         _real(trades.size),
         jnp.asarray(trades.aggressor),

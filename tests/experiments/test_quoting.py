@@ -149,7 +149,7 @@ def test_replayed_quotes_react_to_the_state_at_each_decision(sessions):
     config = load_config("quickstart", SMALL)
     experiment = construct(config)
     observed = observe(sessions[0], experiment.features)
-    tape, decisions, _ = replay_part(
+    tape, decisions, *_ = replay_part(
         sessions[0], build_ladder(sessions[0]), observed, experiment.execution, observed.train_end_ns, None
     )
     bid, ask = calibrate_sides(intensity_rows(sessions[0], observed), experiment.intensity)
@@ -224,7 +224,7 @@ def test_the_future_changes_no_feature_quote_or_fill_before_it(sessions, seed):
         updates = session.updates
         updates.t_ns[-1] = end
         observed = observe(session, features)
-        tape, decisions, _ = replay_part(
+        tape, decisions, *_ = replay_part(
             session, build_ladder(session), observed, Execution(replay=ReplayConfig()), observed.train_end_ns, None
         )
         path = replayed_path(tape, decisions)
