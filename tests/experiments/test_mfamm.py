@@ -286,7 +286,7 @@ def test_persistence_is_the_slope_of_the_next_interval_s_mean():
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("execution.decision_interval=2.0", "every slot needs a decision"),
+        ("venues.capacities=[0.5,0.2,0.2,0.1]", "venues.capacities add up to 1 lots"),
         ("learning.n_steps=90", "intervals to learn from"),
         ("arbitrage.n_scales=8", "for arbitrage.n_scales = 8"),
     ],
@@ -294,6 +294,20 @@ def test_persistence_is_the_slope_of_the_next_interval_s_mean():
 def test_impossible_clocks_are_refused(tmp_path, override, said):
     with pytest.raises((ConfigError, DataError), match=said):
         construct(load_config("mfamm", [*SMALL, "markets.n_sessions=1", override])).prepare(tmp_path, 0, lambda _: None)
+
+
+def test_orders_stay_within_the_venues_and_leave_no_dust(ready):
+    """Capacities of one lot in all: both legs are cut alike, and every position is a whole number of increments."""
+    small = eqx.tree_at(lambda m: m.venues.capacities, ready.model, jnp.array([0.5, 0.2, 0.2, 0.1]))
+    found = eqx.filter_jit(
+        lambda model: trade(ready.experiment, ready.prepared, ready.session, model, components(), ready.key, "path")
+    )(small)
+    child, at = np.asarray(found.said["child"]), np.asarray(last_of_intervals(ready.session.clock))
+    traded = np.abs(np.diff(np.asarray(found.said["position"])[at], axis=0, prepend=0))
+    assert 0.9 < traded.max() < 1.05 + 1e-9  # one lot, to the nearest increment
+    for lots in (child, np.asarray(found.said["position"]), np.asarray(ready.path().said["child"])):
+        assert set(np.round(np.abs(lots[lots != 0]) / 0.1, 9) % 1) <= {0.0}
+        assert np.abs(lots[lots != 0]).min() > 0.099
 
 
 def test_an_unknown_component_is_named():

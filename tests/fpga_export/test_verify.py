@@ -38,7 +38,11 @@ def test_files_and_plain_cpp_agree_with_the_model(folder):
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "table_mode"),
-    [("slope", "ram"), ("slope", "rom"), ("axis", "ram"), ("stationary", "rom"), ("tabulated", "ram")],
+    [
+        ("slope", "ram"),
+        ("tabulated", "ram"),
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in (("slope", "rom"), ("axis", "ram"), ("stationary", "rom"))),
+    ],
 )
 def test_cpp_in_both_modes_and_rtl_agree(kind, table_mode, tmp_path):
     write_project(project(kind, table_mode), tmp_path / "p")
