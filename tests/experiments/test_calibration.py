@@ -34,6 +34,7 @@ def rows_of(name, *overrides):
     return pl.concat([table for _, table in tables])
 
 
+@pytest.mark.thorough
 def test_planted_parameters_come_back_and_cma_needs_many_times_the_evaluations(tmp_path):
     outcome = run_small(tmp_path, "calibrate_quotes", *QUICK, "search.n_generations=80")
     metrics = outcome.metrics

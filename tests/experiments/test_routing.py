@@ -30,6 +30,7 @@ def run_small(root, name, *overrides):
         return outcome.metrics, dict(file)
 
 
+@pytest.mark.thorough
 def test_the_report_names_the_best_set_and_what_every_way_costs(tmp_path):
     metrics, arrays = run_small(tmp_path / "run", "routing", *SMALL, *THREE)
     # By hand: B and C take the order at equal marginal cost, fees and impact 0.1 + 9e-4 q = 0.2 + 6e-4 (600 - q).

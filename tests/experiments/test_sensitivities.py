@@ -22,6 +22,7 @@ def run_small(root, *overrides, name="hjb_sweep", paths=PATHS):
     return run(config, folder, say=lambda _: None)
 
 
+@pytest.mark.thorough
 def test_derivatives_agree_with_differences_and_obey_the_product_rule(tmp_path):
     told = run_small(tmp_path, *SMALL).metrics["sensitivities"]
     for metric, rows in told.items():

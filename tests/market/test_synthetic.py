@@ -117,6 +117,7 @@ def test_same_seed_same_session_other_seed_another():
     assert len(other.updates) != len(first.updates) or (other.updates.t_ns != first.updates.t_ns).any()
 
 
+@pytest.mark.thorough
 def test_messages_explain_every_change_of_the_displayed_book():
     """What a message says happened at its price is exactly what the book row after it shows."""
     session, _ = generated("small_tick", 1800.0, 1)
