@@ -283,8 +283,6 @@ class MFAMM(AbstractExperiment):
             n_sessions=len(tests),
             times=times[0],
             epoch_ns=found.tests[0].sessions[0].epoch_ns,
-            n_intervals=n_test,
-            is_recorded=found.truth is None,
         )
         return Prepared(fits, training, Traded(*stacked, clock), venues.venues, tick_size, report)
 
