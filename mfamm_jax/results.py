@@ -20,7 +20,7 @@ class RESULTS(eqx.Enumeration):
     policy_not_converged = 'the policy iteration did not converge: raise n_iterations, or use precision = "float64"'
     max_steps_reached = "the steps did not reach the horizon: raise max_steps or rtol, or shorten the horizon"
     paid_to_trade = "the model pays for round trips: use an admissible kernel and impact (models.impact.complaints), or forbid reversals"
-    not_converged = "the iteration did not converge: check for covariates without events or collinear covariates"
+    not_converged = "the iteration did not converge: check for covariates without events, collinear covariates or parameters that the data leave open"
 
 
 def when(condition: Bool[Array, "*batch"], then: RESULTS, otherwise: RESULTS) -> RESULTS:

@@ -1,10 +1,11 @@
-"""Every equation of the rulebook, and each point of its appendix, is used by an experiment that ships.
+"""The table of docs/equations.md: every equation of the rulebook and each point of its appendix, its function, tests and experiment.
 
-The function that has the equation must be named in code that the experiment's module reaches by imports. `test_mfamm` looks in addition at what really
-ran.
+The function must be named in code that the experiment's module reaches by imports (`test_mfamm` looks in addition at what really ran), the first test
+must import it from the package. What else the page names - functions, tests, labels - must exist, and every label that the code cites must be there.
 """
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -14,38 +15,35 @@ import mfamm_jax
 from mfamm_jax.experiments.config import load_config
 from mfamm_jax.experiments.registry import EXPERIMENTS
 
-PACKAGE = Path(mfamm_jax.__file__).parent
+PACKAGE, TESTS = Path(mfamm_jax.__file__).parent, Path(__file__).parent
+TEXT = (TESTS.parent / "docs" / "equations.md").read_text()
+HEADER = "| equation | in words | function | tests | experiment |"
+PARTS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+LABEL = re.compile(r"\b(?:AS-S?|TX-|GL-|Q-|F-|R-|K-|H[123]-|H-[A-Z])\d+\b")
+
+
+def table_below(header, text):
+    """Cells of a Markdown table, row by row."""
+    lines = iter(text.splitlines())
+    assert header in lines, f"no table {header}"
+    next(lines)
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def quoted(cell):
+    return re.findall(r"`([^`]+)`", cell)
+
+
+ROWS = table_below(HEADER, TEXT)
 # Equation -> (module, function or class that has it, shipped experiment that uses it).
-EQUATIONS = {
-    "(1)": ("solvers.hjb.problem", "solve_hjb", "mfamm"),
-    "(2)": ("simulation.account", "after_fills", "mfamm"),
-    "(3)": ("policies.value_table", "ValueTablePolicy", "mfamm"),
-    "(4)": ("simulation.episode", "simulate_episodes", "quickstart"),
-    "(5)": ("features.vpin", "vpin_at_trades", "mfamm"),
-    "(6)": ("models.imbalance_network", "ImbalanceNetwork", "imbalance_training"),
-    "(7)": ("features.book_shape", "book_shape", "mfamm"),
-    "(8)": ("policies.value_table", "tabulate", "mfamm"),
-    "(9)": ("solvers.hjb.problem", "HJBProblem", "mfamm"),
-    "(10)": ("policies.value_table", "ValueTablePolicy", "mfamm"),
-    "(11)": ("solvers.likelihood", "fit_poisson", "mfamm"),
-    "(12)": ("solvers.triplet", "TripletLoss", "imbalance_training"),
-    "(13)": ("features.wavelet", "wavelet_transform", "mfamm"),
-    "(14)": ("models.cointegration", "common_vector", "mfamm"),
-    "(15)": ("solvers.transport_execution", "plan_execution", "mfamm"),
-    "(16)": ("models.hyperbolic", "aggregate", "mfamm"),
-    "(17)": ("solvers.allocation", "allocation_reward", "mfamm"),
-    "(18)": ("risk.cvar", "quadrature_tail_risk", "mfamm"),
-    "(19)": ("risk.drawdown", "barrier_scale", "mfamm"),
-    "(20)": ("models.impact", "InstantImpact", "mfamm"),
-    "(21)": ("solvers.delay_fit", "fit_hammerstein", "impact_fit"),
-    "(22)": ("models.ising", "cost_diagonal", "maxcut_benchmark"),
-    "(23)": ("solvers.qaoa", "qaoa_probabilities", "mfamm"),
-    "(24)": ("solvers.qaoa", "optimise_angles", "mfamm"),
-    "FPGA": ("fpga_export.kernel", "slow_path", "fpga_quote_kernel"),
-    "colocation": ("simulation.latency", "ConstantLatency", "latency"),
-    "CMA-ES": ("solvers.cma", "evolve", "calibrate_gates"),
-    "adversarial": ("solvers.learned_adversary", "train_adversary", "optimal_schedule"),
-}
+EQUATIONS = {row[0]: (*quoted(row[2])[0].rpartition(".")[::2], quoted(row[4])[0]) for row in ROWS}
+# Equation -> test files, the one that checks the function first.
+CHECKED_BY = {row[0]: quoted(row[3]) for row in ROWS}
 
 
 @cache
@@ -89,9 +87,73 @@ def reached(module):
     return seen
 
 
+@cache
+def names_of(module):
+    """What the module defines or passes on, with the attributes of its classes as Class.attribute."""
+    found = set()
+    for node in tree(module).body:
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{n.name}" for n in node.body if isinstance(n, ast.FunctionDef)}
+    return found
+
+
+def exists(path):
+    """Whether a dotted path is a module of the package or a name in one."""
+    parts = path.split(".")
+    n = max(n for n in range(1, len(parts) + 1) if tree(".".join(parts[:n])) is not None)
+    return n == len(parts) or ".".join(parts[n:]) in names_of(".".join(parts[:n]))
+
+
+def imports_it(file, module, name):
+    """Whether a test file imports the name from its module or from a package above that passes it on."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
+            source = (node.module or "").removeprefix("mfamm_jax.")
+            if f"{module}.".startswith(f"{source}."):
+                return True
+    return False
+
+
 def test_the_list_is_that_of_the_rulebook():
-    assert list(EQUATIONS)[:24] == [f"({i})" for i in range(1, 25)]
-    assert list(EQUATIONS)[24:] == ["FPGA", "colocation", "CMA-ES", "adversarial"]
+    numbers = [f"({i})" for i in range(1, 25)]
+    assert [row[0] for row in ROWS] == [*numbers, "FPGA", "colocation", "CMA-ES", "adversarial"]
+    assert all(3 <= len(row[1].split()) <= 8 for row in ROWS), [row[1] for row in ROWS]
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_a_test_imports_the_function(equation):
+    files = [TESTS / name for name in CHECKED_BY[equation]]
+    assert files
+    assert [file.name for file in files if not file.is_file()] == []
+    module, name, _ = EQUATIONS[equation]
+    assert imports_it(files[0], module, name), f"{files[0].name} does not import {name}"
+
+
+def test_what_the_page_names_exists():
+    named = set(quoted(TEXT))
+    functions = {name for name in named if name.split(".")[0] in PARTS and re.fullmatch(r"[\w.]+", name)}
+    assert len(functions) > 60
+    assert [name for name in sorted(functions) if not exists(name)] == []
+    assert exists("solvers.hjb.HJBProblem")
+    assert not exists("solvers.nothing")
+    assert not exists("solvers.hjb.nothing")
+    tests = {name for name in named if re.fullmatch(r"(?!tests/)\w+/test_\w+\.py", name)}
+    assert len(tests) > 60
+    assert [name for name in sorted(tests) if not (TESTS / name).is_file()] == []
+
+
+def test_labels_that_the_code_cites_are_on_the_page():
+    # "-Q..Q-1" are inventories.
+    code = "\n".join(file.read_text() for file in sorted(PACKAGE.rglob("*.py"))).replace("..Q-1", "")
+    cited = set(LABEL.findall(code))
+    assert len(cited) > 30
+    assert sorted(cited - set(LABEL.findall(TEXT))) == []
 
 
 @pytest.mark.parametrize("equation", EQUATIONS)

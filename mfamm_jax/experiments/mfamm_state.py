@@ -67,7 +67,7 @@ class Model(eqx.Module):
         reversion: Of it, as long as the window is not full.
         half_spreads: Average of each asset [price].
         variance: Of each asset's price per interval [price^2].
-        impact: Lasting impact of a lot of each asset on each other's price (Kyle) [price/lot].
+        impact: Immediate impact of a lot of each asset on each other's price (Kyle) [price/lot].
         network, task: Of the allocation.
         flow: Loss of an interval given `risk_factors` [price lot].
         value_at_risk, cvar: Of an interval on average [price lot].

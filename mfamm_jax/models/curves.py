@@ -2,7 +2,7 @@ r"""Fill curves other than the exponential: logistic, power law, triangular, any
 
 For a smooth decreasing curve the best margin $m = \delta - p$ solves $m = w\,\ln(1 + \xi w)/(\xi w)$ with
 $w(\delta) = -\lambda/\lambda'$ ($m = w$ at $\xi = 0$). The solution is unique where $\lambda\lambda'' < 2\lambda'^2$; the objective is then
-unimodal and clipping to the depth limits is exact. Source: hjb-mathematics 2.3.
+unimodal and clipping to the depth limits is exact. Source: docs/equations.md, the HJB equation.
 """
 
 from collections.abc import Callable

@@ -119,10 +119,10 @@ class ExponentialIntensity(AbstractIntensity):
     r"""$\lambda(\delta) = \Lambda e^{-k\delta}$.
 
     The objective is unimodal in the depth, so clipping the unconstrained optimum $p + \ln(1+\xi/k)/\xi$ is exact.
-    Source: (3) with a depth term; hjb-mathematics 2.3.
+    Source: (3) with a depth term; docs/equations.md.
 
     Args:
-        scale: $\\Lambda$, fills per second at the mid [1/s].
+        scale: $\Lambda$, fills per second at the mid [1/s].
         decay: $k$ [1/price].
     """
 

@@ -36,7 +36,7 @@ def quadratic_value(
     curvature: Float[Array, "*b"] | float,
     time_left: Float[Array, "*b"] | float,
 ) -> Float[Array, "*b"]:
-    r"""B of $H \approx a - B q^2/2$: $B' = 2\phi - G B^2$, $B(0) = 2\alpha$, by its hyperbolic tangent. Source: hjb-mathematics 2.6.
+    r"""B of $H \approx a - B q^2/2$: $B' = 2\phi - G B^2$, $B(0) = 2\alpha$, by its hyperbolic tangent. Source: docs/equations.md, the HJB equation.
 
     Args:
         inventory_penalty: $\phi$ > 0 [price/(lot s)].
@@ -69,7 +69,7 @@ def stationary_quadratic_value(
     r"""A of the stationary $H \approx -q^\top A q$ for many assets: $\Gamma = 2 A D A$ with $D = diag(G_i)$.
 
     $A = D^{-1/2}\,(D^{1/2}\,\Gamma\,D^{1/2}/2)^{1/2}\,D^{-1/2}$; bid depth of asset i: margin + 2 (A q)_i + A_ii, ask depth: margin
-    - 2 (A q)_i + A_ii. Source: Bergault, Evangelista, Gueant, Vieira, arXiv:1810.04383; hjb-mathematics 2.10.
+    - 2 (A q)_i + A_ii. Source: Bergault, Evangelista, Gueant, Vieira, arXiv:1810.04383; docs/equations.md.
 
     Args:
         penalty_matrix: $\Gamma = \gamma\Sigma$ [price/(lot s)], positive semidefinite.
@@ -119,7 +119,7 @@ def ambiguity_penalties(
     r"""`inventory_penalty` and `fill_risk_aversion` of a maker who distrusts the model: no other equation is needed.
 
     Entropic doubt $\chi_S$ about the drift costs $\chi_S\sigma^2 q^2/2$ per second, so the rulebook's $\gamma$ is $\chi_S/2$; doubt
-    $\chi$ about fill rates values a margin x at $(1 - e^{-\chi x})/\chi$. Source: hjb-mathematics 2.7.
+    $\chi$ about fill rates values a margin x at $(1 - e^{-\chi x})/\chi$. Source: docs/equations.md, the HJB equation.
     """
     return jnp.asarray(drift_ambiguity * volatility**2 / 2), jnp.asarray(fill_ambiguity)
 
@@ -135,7 +135,7 @@ def quadratic_skew(
     r"""c of $H \approx a - Bq^2/2 + cq$: $c' = \mu - G B c + B(a_1^- - a_1^+) + B^2(a_2^- - a_2^+)/2$, $c(0) = 0$.
 
     With $u = \cosh\omega\tau + b_0\sinh\omega\tau$, $B = B_\infty u'/(\omega u)$ and $(uc)' = u\,(c' + GBc)$ integrates in closed form.
-    Source: hjb-mathematics 2.6.
+    Source: docs/equations.md, the HJB equation.
 
     Args:
         inventory_penalty: $\phi$ > 0 [price/(lot s)].
@@ -184,7 +184,7 @@ def matrix_quadratic_value(
     terminal_penalty: Float[Array, " asset"],
     time_left: Float[Array, ""] | float,
 ) -> Float[Array, "asset asset"]:
-    r"""A of $H \approx -q^\top A q$ with time $\tau$ left: $A' = \Gamma - 2ADA$, $A(0) = diag(\alpha)$. Source: hjb-mathematics 2.10.
+    r"""A of $H \approx -q^\top A q$ with time $\tau$ left: $A' = \Gamma - 2ADA$, $A(0) = diag(\alpha)$. Source: docs/equations.md, the HJB equation.
 
     The linear-fractional solution around the stationary one, in which only decaying exponentials occur.
 

@@ -199,7 +199,7 @@ def test_quadratic_skew_obeys_its_equation(terminal):
 
 
 def test_quadratic_quotes_approach_the_exact_ones_when_fills_are_frequent():
-    """Lambda = 140, k = 1.5, sigma = 2: the figures of hjb-mathematics 2.6, error below 1e-3."""
+    """Lambda = 140, k = 1.5, sigma = 2: figures worked out apart, error below 1e-3."""
     side = ExponentialIntensity(140.0, 1.5)
     problem, grid = HJBProblem(side, side, 0.2, 0.0, horizon=1.0, drift=0.05, fill_risk_aversion=0.1), Grid(20)
     exact = solve(problem, choose_scheme(problem, grid)[0], grid).value.relative_value[-1]

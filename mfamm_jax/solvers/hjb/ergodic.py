@@ -1,6 +1,6 @@
 r"""Stationary limit: the long-run gain g per second and the relative value h with $g = F(h)$, $h(0) = 0$.
 
-Far from the horizon $H(q, \tau) \to g\tau + h(q)$. Source: hjb-mathematics 2.5.
+Far from the horizon $H(q, \tau) \to g\tau + h(q)$. Source: docs/equations.md, the HJB equation.
 """
 
 from typing import Any

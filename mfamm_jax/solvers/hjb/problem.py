@@ -57,7 +57,7 @@ class HJBProblem(AbstractProblem):
     Args:
         bid: Fill intensity of the bid quote.
         ask: Fill intensity of the ask quote.
-        inventory_penalty: $\phi$, running penalty [price/(lot s)]; the rulebook's is $\gamma\sigma^2$ (see `inventory_penalty`),
+        inventory_penalty: $\phi$, running penalty [price/(lot s)]; the rulebook's is $\gamma\sigma^2$ (`rulebook_penalty`),
             a CARA utility's is $\gamma_C\sigma^2/2$ together with `fill_risk_aversion` $= \gamma_C$.
         terminal_penalty: $\alpha$ in (9) [price/lot].
         horizon: $T$ [s].
@@ -200,7 +200,7 @@ class ValueTable(eqx.Module):
 
     @property
     def value(self) -> Float[Array, "time inventory *rest"]:
-        """$H(q, \tau)$."""
+        r"""$H(q, \tau)$."""
         between = (1,) * (self.relative_value.ndim - self.offset.ndim)
         return self.relative_value + self.offset.reshape(self.offset.shape[0], *between, *self.offset.shape[1:])
 

@@ -21,7 +21,7 @@ class RegimeProblem(AbstractProblem):
     r"""Parameters that follow a Markov chain: $dH_z/d\tau = F_z(H_z) + \sum_{z'} G_{zz'}\,\psi_\zeta(H_{z'} - H_z)$.
 
     Values have shape (inventory, regime). With few regimes: states of the order-book imbalance or of toxicity. With the
-    generator of `signal_generator`: a diffusive signal on its nodes. Source: hjb-mathematics 2.9.
+    generator of `signal_generator`: a diffusive signal on its nodes. Source: docs/equations.md, the HJB equation.
 
     Args:
         regimes: Parameters; arrays of shape (regime,) where they differ. Horizon and terminal penalty are shared.
@@ -117,7 +117,7 @@ class BoxGrid(Checked):
 class MultiAssetProblem(AbstractProblem):
     r"""Assets that share inventory risk: running penalty $q^\top \Gamma q$, $\Gamma = \gamma\Sigma$, fills asset by asset.
 
-    Values have one axis per asset. Source: hjb-mathematics 2.10; memory grows as the product of the grids.
+    Values have one axis per asset. Source: docs/equations.md, the HJB equation; memory grows as the product of the grids.
 
     Args:
         assets: Their own problems, with one common horizon; their `inventory_penalty` comes on top of $\Gamma$.
