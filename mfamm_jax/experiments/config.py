@@ -6,6 +6,7 @@ import json
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -125,23 +126,31 @@ def parse_config(table: dict[str, Any], place: _Place, default_name: str = "run"
     table = dict(table)
     experiment = table.pop("experiment", None)
     if not isinstance(experiment, str) or experiment not in EXPERIMENTS:
-        known = ", ".join(EXPERIMENTS)
+        known = ", ".join(EXPERIMENTS) + ', or "module:Class" from outside'
         given = f"unknown experiment {experiment!r}" if experiment else "missing"
         raise ConfigError(f"{place('experiment')}: {given}; known: {known}{_suggest(str(experiment), EXPERIMENTS)}")
+    cls = _named(EXPERIMENTS, experiment, place("experiment"))
     sweep_table = table.pop("sweep", {})
     settings = _settings(table, place, default_name)
     sweep = _sweep(sweep_table, place, settings.seed)
     warnings: list[str] = []
-    tables = {"experiment": experiment} | resolve(EXPERIMENTS[experiment], table, place, "", warnings)
+    tables = {"experiment": experiment} | resolve(cls, table, place, "", warnings)
     if settings.precision == "float32":
         _check_size(tables, place)
         _check_size({"sweep": {path: axis.values or axis.ends for path, axis in sweep.axes.items()}}, place)
     axes = dict(sweep.axes)
     for path, axis in sweep.axes.items():
-        checked = _check_swept(EXPERIMENTS[experiment], tables, place, path, axis.values or axis.ends)
+        checked = _check_swept(cls, tables, place, path, axis.values or axis.ends)
         axes[path] = dataclasses.replace(axis, values=checked) if axis.values else axis
     sweep = dataclasses.replace(sweep, axes=axes)
     return Config(settings, tables, sweep, tuple(warnings), place.text, place.file)
+
+
+def _named(classes: Mapping[str, type], name: str, place: str) -> type:
+    try:
+        return classes[name]
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
 
 
 def _check_size(table: Any, place: _Place, path: str = "") -> None:
@@ -246,7 +255,9 @@ def resolve(cls: type, table: Any, place: _Place, path: str, warnings: list[str]
     return out
 
 
-def _resolve_kind(kinds: dict[str, type], table: Any, place: _Place, path: str, warnings: list[str]) -> dict[str, Any]:
+def _resolve_kind(
+    kinds: Mapping[str, type], table: Any, place: _Place, path: str, warnings: list[str]
+) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ConfigError(f"{place(path)}: expected a table of settings, got {table!r}")
     kind = table.get("kind", next(iter(kinds)))
@@ -254,7 +265,7 @@ def _resolve_kind(kinds: dict[str, type], table: Any, place: _Place, path: str, 
         known = ", ".join(kinds)
         raise ConfigError(f'{place(path + ".kind")}: unknown kind "{kind}"{_suggest(str(kind), kinds)}; known: {known}')
     rest = {key: value for key, value in table.items() if key != "kind"}
-    return {"kind": kind} | resolve(kinds[kind], rest, place, path, warnings)
+    return {"kind": kind} | resolve(_named(kinds, kind, place(f"{path}.kind")), rest, place, path, warnings)
 
 
 def _checked(field: dataclasses.Field, value: Any, place: _Place, path: str, warnings: list[str]) -> Any:

@@ -51,6 +51,10 @@ class AbstractExperiment(Checked):
         """Tables for logs/NAME.parquet: column name -> array. The manifest has their hashes."""
         return {}
 
+    def sessions(self, prepared: Any, results: Arrays) -> dict[str, Any]:
+        """Market data that the run found worth keeping, for data/NAME.parquet: `market.events.Session`s without book rows."""
+        return {}
+
     @abc.abstractmethod
     def numbers_per_row(self) -> int:
         """About how many numbers a sweep row holds in memory at once."""

@@ -156,6 +156,13 @@ def prepare_session(experiment: Any, folder: Path, seed: int, say: Callable[[str
         say: Reports.
     """
     recorded, truth = experiment.market.load(folder, seed)
+    return lay_out_session(experiment, recorded, truth, say)
+
+
+def lay_out_session(
+    experiment: Any, recorded: Session, truth: dict[str, Any] | None, say: Callable[[str], None]
+) -> PreparedSession:
+    """As `prepare_session`, for a session that is loaded already."""
     session, ladder = with_books(recorded)
     say(f"{session.name}: {len(recorded.updates):,} events")
     observed = observe(session, experiment.features)

@@ -18,6 +18,8 @@ import polars as pl
 
 from mfamm_jax.experiments.config import Config, ConfigError, to_toml
 from mfamm_jax.experiments.plain import plain
+from mfamm_jax.market.events import Session
+from mfamm_jax.market.loaders.parquet import write_parquet
 
 PACKAGES = ("mfamm-jax", "jax", "jaxlib", "numpy", "scipy", "equinox", "optax", "diffrax", "polars")
 # What a folder may hold before it has a resolved.toml: of a run that was killed in its first moments, or while it started afresh.
@@ -147,6 +149,11 @@ class RunFolder:
         for column, values in table.items():
             digest.update(column.encode() + np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
+
+    def write_session(self, name: str, session: Session) -> None:
+        """Atomic; any run can read it: `--set market.kind=parquet --set market.path=FILE`."""
+        (self.root / "data").mkdir(exist_ok=True)
+        write_parquet(session, self.root / "data" / f"{name}.parquet")
 
     def part(self, number: int) -> Path:
         """Where a chunk of rows goes."""

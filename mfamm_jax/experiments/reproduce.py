@@ -159,6 +159,9 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for name in sorted(before["versions"].keys() | now["versions"].keys()):
         out += _change(name, before["versions"].get(name), now["versions"].get(name))
     out += _change("commit", before.get("git_commit"), now.get("git_commit"))
+    modules = [x.get("outside", {}) for x in (before, now)]
+    for name in sorted(modules[0].keys() | modules[1].keys()):
+        out += _change(f"module {name}", *(x.get(name) for x in modules))
     out += _change("device", before["devices"]["kind"], now["devices"]["kind"])
     for name in ("processor", "system", "XLA_FLAGS"):
         out += _change(name, *(flags_that_matter(x["machine"].get(name, "")) for x in (before, now)))

@@ -21,6 +21,7 @@ from mfamm_jax.experiments.config import Config, ConfigError, construct
 from mfamm_jax.experiments.experiment import AbstractExperiment
 from mfamm_jax.experiments.plain import flatten, plain
 from mfamm_jax.experiments.record import RunFolder, flags_that_matter, git_commit, machine, versions
+from mfamm_jax.experiments.registry import outside_sources
 from mfamm_jax.experiments.sensitivities import (
     check_paths,
     differentiated,
@@ -120,6 +121,8 @@ def run(
         "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started)),
         "warnings": list(config.warnings),
     }
+    if outside := outside_sources(config.tables):
+        manifest["outside"] = outside
     folder.write_json("manifest.json", manifest)
     say = folder.logged(say)
     metrics: dict[str, Any] = {}
@@ -218,6 +221,8 @@ def _base(
     metrics = plain(experiment.metrics(plan, prepared, results, key) | told)
     folder.write_arrays("base", flatten(experiment.kept(prepared, results) | arrays))
     logs = {name: folder.write_log(name, table) for name, table in experiment.logs(prepared, results).items()}
+    for name, session in experiment.sessions(prepared, results).items():
+        folder.write_session(name, session)
     stages["metrics"] = {"total": round(time.perf_counter() - begin, 2)}
     provenance = source | ({"logs": logs} if logs else {})
     base = {"metrics": metrics, "stages": stages, "provenance": provenance, "source": source, "stamp": folder.stamp}
@@ -243,6 +248,7 @@ def stamp(config: Config, layout: Layout | None) -> str:
     here = machine()
     here |= {"XLA_FLAGS": flags_that_matter(here["XLA_FLAGS"])}
     facts = [versions(), git_commit(), here, jax.devices()[0].device_kind, layout.batch_rows if layout else 0]
+    facts += [outside_sources(config.tables)] if outside_sources(config.tables) else []
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

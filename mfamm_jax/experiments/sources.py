@@ -1,11 +1,13 @@
 """Where order flow comes from: generated or recorded, through the same loaders."""
 
+import abc
 import json
 import re
 import zipfile
 from pathlib import Path
 from typing import Literal
 
+from mfamm_jax.experiments.registry import Classes
 from mfamm_jax.fields import Checked, static_field
 from mfamm_jax.market.events import DataError, Session
 from mfamm_jax.market.loaders.binance import load_binance
@@ -24,7 +26,15 @@ from mfamm_jax.market.synthetic import generate_session
 Preset = Literal["small_tick", "quiet_small_tick", "large_tick"]
 
 
-class SyntheticSource(Checked):
+class AbstractSource(Checked):
+    """Where a session comes from. Its fields are the settings of `[market]`."""
+
+    @abc.abstractmethod
+    def load(self, folder: Path, seed: int) -> tuple[Session, dict | None]:
+        """The session, and what is known to be true of it where it was generated. `folder` may receive generated files."""
+
+
+class SyntheticSource(AbstractSource):
     """Seeded order flow with known intensities, written to and read back from LOBSTER files."""
 
     preset: Preset = static_field(default="small_tick", help="market regime of the generated flow")
@@ -37,7 +47,7 @@ class SyntheticSource(Checked):
         return load_lobster(message, tick_size=content["tick_size"]), content
 
 
-class PlantedSource(Checked):
+class PlantedSource(AbstractSource):
     """Books whose next move an interaction across levels and snapshots foretells, and nothing simpler does."""
 
     duration: float = static_field(
@@ -64,7 +74,7 @@ def generate_files(
     return message, book, path
 
 
-class LobsterSource(Checked):
+class LobsterSource(AbstractSource):
     """LOBSTER message and order-book files."""
 
     path: str = static_field(help="folder, message file or the vendor's zip")
@@ -76,7 +86,7 @@ class LobsterSource(Checked):
         return load_lobster(self.path, tick_size=self.tick_size, crossed=self.crossed), None
 
 
-class _File(Checked):
+class _File(AbstractSource):
     """A recorded file; nothing is known about the truth."""
 
     path: str = static_field(help="file, or folder of files that belong together")
@@ -136,7 +146,7 @@ class DatabentoSource(_File):
         return load_databento(self.path, symbol=self.symbol, tick_size=self.tick_size), None
 
 
-class ItchSource(Checked):
+class ItchSource(AbstractSource):
     """Nasdaq ITCH 5.0; needs the extra `itch`."""
 
     path: str = static_field(help="length-prefixed messages, .gz or plain")
@@ -148,7 +158,7 @@ class ItchSource(Checked):
         return load_itch(self.path, symbol=self.symbol, session_date=self.date), None
 
 
-class BitstampSource(Checked):
+class BitstampSource(AbstractSource):
     """Bitstamp order events in obAnalytics' csv layout."""
 
     path: str = static_field(help="csv or csv.gz")
@@ -166,19 +176,22 @@ class ParquetSource(_UnitFile):
         return load_parquet(self.path, tick_size=self.tick_size, size_unit=self.size_unit), None
 
 
-SOURCES: dict[str, type] = {
-    "synthetic": SyntheticSource,
-    "planted": PlantedSource,
-    "lobster": LobsterSource,
-    "hftbacktest": HftbacktestSource,
-    "hftbacktest_raw": HftbacktestRawSource,
-    "tardis": TardisSource,
-    "binance": BinanceSource,
-    "databento": DatabentoSource,
-    "itch": ItchSource,
-    "bitstamp": BitstampSource,
-    "parquet": ParquetSource,
-}
+SOURCES = Classes(
+    {
+        "synthetic": SyntheticSource,
+        "planted": PlantedSource,
+        "lobster": LobsterSource,
+        "hftbacktest": HftbacktestSource,
+        "hftbacktest_raw": HftbacktestRawSource,
+        "tardis": TardisSource,
+        "binance": BinanceSource,
+        "databento": DatabentoSource,
+        "itch": ItchSource,
+        "bitstamp": BitstampSource,
+        "parquet": ParquetSource,
+    },
+    AbstractSource,
+)
 
 GENERATED = ("synthetic", "planted")
 
