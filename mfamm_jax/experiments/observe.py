@@ -137,38 +137,48 @@ def observe(
     volatility = _volatility(session, features, mid_ticks)
     flags = _fat_finger(trades, mid_ticks * session.tick_size, volatility)
     last_trade = last_index(trades.last_event, np.arange(len(updates)))
+    n_rows, n_trades = len(updates), len(trades.size)
     raw = np.asarray(
         _book_shape(
-            jnp.asarray(books.bid_ticks - reference),
-            _real(books.bid_size),
-            jnp.asarray(books.ask_ticks - reference),
-            _real(books.ask_size),
-            _real(carry(flags, last_trade, before=0.0)),
+            jnp.asarray(_rounded_up(books.bid_ticks - reference)),
+            _real(_rounded_up(books.bid_size)),
+            jnp.asarray(_rounded_up(books.ask_ticks - reference)),
+            _real(_rounded_up(books.ask_size)),
+            _real(_rounded_up(carry(flags, last_trade, before=0.0))),
             features.lot_size,
         )
-    )
+    )[:n_rows]
     scale = _robust_scale(_real(raw[training])) if like is None else like.scale
     vpin = _vpin_at_trades(
-        _real(trades.size),
-        jnp.asarray(trades.aggressor),
+        _real(_rounded_up(trades.size)),
+        jnp.asarray(_rounded_up(trades.aggressor)),
         bucket,
         features.vpin_smoothing,
-        n_buckets=int(trades.size.sum() / bucket) + 1,
+        n_buckets=len(_rounded_up(np.zeros(int(trades.size.sum() / bucket) + 1))),
         start=features.vpin_start,
-    )
+    )[:n_trades]
     return Observed(
         reference_ticks=reference,
         mid_ticks=mid_ticks,
         half_spread_ticks=half_spread,
-        imbalance=np.asarray(queue_imbalance(_real(books.bid_size[:, 0]), _real(books.ask_size[:, 0]))),
+        imbalance=np.asarray(
+            queue_imbalance(_real(_rounded_up(books.bid_size[:, 0])), _real(_rounded_up(books.ask_size[:, 0])))
+        )[:n_rows],
         vpin=carry(np.asarray(vpin), last_trade, before=features.vpin_start),
         volatility=volatility,
-        book_features=np.clip(np.asarray(scale(_real(raw))), -FEATURE_LIMIT, FEATURE_LIMIT),
+        book_features=np.clip(np.asarray(scale(_real(_rounded_up(raw)))), -FEATURE_LIMIT, FEATURE_LIMIT)[:n_rows],
         scale=scale,
         trades=trades,
         bucket_volume=float(bucket),
         train_end_ns=train_end_ns,
     )
+
+
+def _rounded_up(rows: np.ndarray) -> np.ndarray:
+    """The last row again, up to a round number of rows: sessions of about one length share a compiled program. For what looks at no later row."""
+    n = len(rows)
+    step = 2 ** max(n.bit_length() - 4, 6)
+    return np.concatenate([rows, np.broadcast_to(rows[-1:], (-n % step, *rows.shape[1:]))])
 
 
 def _real(x: np.ndarray) -> jnp.ndarray:
@@ -218,7 +228,8 @@ def _fat_finger(trades: Trades, event_mid: np.ndarray, volatility: np.ndarray) -
     move = np.diff(mid, prepend=mid[:1])
     seconds = np.maximum(np.diff(trades.t_ns, prepend=trades.t_ns[:1]) / NS, 1e-3)
     before = volatility[np.maximum(trades.event - 1, 0)]
-    return np.asarray(_fat_fingers(_real(trades.size), _real(move), _real(before * np.sqrt(seconds))))
+    orders = (trades.size, move, before * np.sqrt(seconds))
+    return np.asarray(_fat_fingers(*(_real(_rounded_up(x)) for x in orders)))[: len(trades.size)]
 
 
 @dataclasses.dataclass(frozen=True)

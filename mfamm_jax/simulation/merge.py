@@ -41,8 +41,10 @@ def merge_tapes(parts: Sequence[tuple[Tape, Timeline]]) -> Moment:
     t_ns, number, row = t_ns[order], number[order], row[order]
 
     starts = np.concatenate([[0], np.cumsum([len(action) for action in actions])])[:-1]
-    moments = [tape.moment for tape, _ in parts]
-    moment = jax.tree.map(lambda *columns: jnp.concatenate(columns)[starts[number] + row], *moments)
+    moments = [
+        jax.tree.map(np.asarray, tape.moment) for tape, _ in parts
+    ]  # on the host, where a new shape costs no compile
+    moment = jax.tree.map(lambda *columns: jnp.asarray(np.concatenate(columns)[starts[number] + row]), *moments)
     action = np.concatenate(actions)[starts[number] + row]
     action = np.where(action == Action.DECIDE, 3 * len(parts), 3 * number + action)
     seconds = np.diff(t_ns, prepend=t_ns[:1]) / NS

@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from mfamm_jax.policies.quotes import Covariates
 from mfamm_jax.simulation.tape import Moment, Tape
@@ -46,12 +45,13 @@ def stack_replays(replays: Sequence[Replayable]) -> Replayable:
 
 
 def _stack(trees: list) -> Any:
-    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+    return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *trees)
 
 
-def _longer(x: Array, n: int) -> Array:
-    """The last row again until there are n."""
-    return jnp.concatenate([x, jnp.broadcast_to(x[-1:], (n - x.shape[0], *x.shape[1:]))])
+def _longer(x: Any, n: int) -> np.ndarray:
+    """The last row again until there are n. On the host: every session has another shape, and would compile another program."""
+    x = np.asarray(x)
+    return np.concatenate([x, np.broadcast_to(x[-1:], (n - x.shape[0], *x.shape[1:]))])
 
 
 def _with_idle_steps(moment: Moment, n: int) -> Moment:
@@ -59,33 +59,36 @@ def _with_idle_steps(moment: Moment, n: int) -> Moment:
     longer = jax.tree.map(lambda x: _longer(x, n), moment)
     idle = np.arange(n) >= moment.action.shape[0]
     names = ("action", "index", "seconds", "n_changes", "first_change", "aggressor", "trade_size")
-    changed = {name: jnp.where(idle, 0, getattr(longer, name)).astype(getattr(longer, name).dtype) for name in names}
-    return eqx.tree_at(lambda m: [getattr(m, name) for name in names], longer, list(changed.values()))
+    changed = {name: np.where(idle, 0, getattr(longer, name)).astype(getattr(longer, name).dtype) for name in names}
+    longer = eqx.tree_at(lambda m: [getattr(m, name) for name in names], longer, list(changed.values()))
+    return jax.tree.map(jnp.asarray, longer)
 
 
 def _padded(tape: Tape, others: Sequence[Tape]) -> Tape:
     """One tape with the largest sizes of all, without its own steps: the merged ones replace them."""
     half, most = tape.ladder.shape[0] // 2, max(other.ladder.shape[0] // 2 for other in others)
-    room = jnp.zeros(most - half, tape.ladder.dtype)
-    ladder = jnp.concatenate([tape.ladder[:half], room, tape.ladder[half:], room])
+    old = np.asarray(tape.ladder)
+    room = np.zeros(most - half, old.dtype)
+    ladder = np.concatenate([old[:half], room, old[half:], room])
     width = max(other.width for other in others)
     n_changes = max(other.change_slot.shape[0] for other in others) + width
     n_decisions = max(other.time_left.shape[0] for other in others)
 
-    def with_room(x: Array) -> Array:
-        return jnp.concatenate([x, jnp.zeros(n_changes - x.shape[0], x.dtype)])
+    def with_room(x: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(x), np.zeros(n_changes - x.shape[0], x.dtype)])
 
     by_order = {"change_removed": tape.change_removed, "change_placed": tape.change_placed}
     if not tape.has_orders:  # one step's width of nothing
-        by_order = {name: jnp.zeros(n_changes, x.dtype) for name, x in by_order.items()}
-    slot = jnp.where(tape.change_slot >= half, tape.change_slot + (most - half), tape.change_slot)
+        by_order = {name: np.zeros(n_changes, x.dtype) for name, x in by_order.items()}
+    slot = np.asarray(tape.change_slot)
+    slot = np.where(slot >= half, slot + (most - half), slot).astype(slot.dtype)
     by_change = by_order | {"change_slot": slot, "change_size": tape.change_size}
     return dataclasses.replace(
         tape,
-        moment=jax.tree.map(lambda x: x[:1], tape.moment),  # only its first mid is read
-        ladder=ladder,
-        **{name: with_room(x) for name, x in by_change.items()},
-        **{name: _longer(getattr(tape, name), n_decisions) for name in BY_DECISION},
+        moment=jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[:1]), tape.moment),  # only its first mid is read
+        ladder=jnp.asarray(ladder),
+        **{name: jnp.asarray(with_room(x)) for name, x in by_change.items()},
+        **{name: jnp.asarray(_longer(getattr(tape, name), n_decisions)) for name in BY_DECISION},
         n_pending=max(other.n_pending for other in others),
         width=width,
         first_row=0,
