@@ -12,7 +12,12 @@ from mfamm_jax.fpga_export import kernel
 from mfamm_jax.models import impact, spline
 from mfamm_jax.policies import avellaneda_stoikov, routing, rules
 from mfamm_jax.risk.attribution import attribute
+from mfamm_jax.simulation import replay
+from mfamm_jax.simulation.adversary import Ambiguity
+from mfamm_jax.simulation.invariants import Fuzz
+from mfamm_jax.simulation.opponent import Powers
 from mfamm_jax.simulation.spread_trading import BandPlan
+from mfamm_jax.simulation.step import StepRecord
 from mfamm_jax.solvers import hjb, mean_reversion, qaoa
 from mfamm_jax.solvers.calibrate import Box
 from mfamm_jax.solvers.transport_execution import SlotCosts
@@ -158,6 +163,18 @@ SMOOTH = {
     "risk.drawdown:square_root_barrier": lambda: given(rising(5), number(0.3), number(2.0)),
     "simulation.episode:episode_law": lambda: given(*played()[0][:4], 3),
     "simulation.breach:simulate_pnl": lambda: given(*played()[0][:4], 3, key()),
+    "simulation.episode:step_outcomes": lambda: given(
+        market(), quotes(), (rising(5, 0.1, 0.4), rising(5, 0.1, 0.4)), draws(5), number(0.1), number(0.01)
+    ),
+    "simulation.episode:shifted": lambda: given(draws(5), 1),
+    **within("simulation.adversary", {
+        "Ambiguity.market": lambda: given(Ambiguity(), market(), draws(8)),
+        "parameters_of": lambda: given(market()),
+        "certainty_equivalent": lambda: given(*played()[0][:4], 3, number(0.5)),
+    }),
+    "simulation.opponent:play": lambda: opposed(choose=opponent()),
+    "simulation.opponent:worst_play": lambda: opposed(powers=Powers(0.1, 0.2)),
+    "simulation.opponent:Opponent.__call__": lambda: given(opponent(), Quotes(*rising(4, 0.1, 1.0)[:, None] * jnp.ones(7)), number(), draws(7)),
     **within("solvers.transport", {
         "solve_transport": transported,
         "solve_transport unbalanced": lambda: transported(source_penalty=number(), sink_penalty=number(0.5)),
@@ -225,6 +242,18 @@ PLAIN = {
     "simulation.episode:simulate_episodes": played,
     "simulation.episode:simulate_episode": played,
     **{f"simulation.episode:simulate_episodes {name}": lambda f=f: played(**f()) for name, f in MARKETS.items()},
+    "simulation.adversary:worst_market": lambda: given(worth, market(), Ambiguity(), key(), n_starts=2, n_steps=2),
+    "simulation.adversary:random_markets": lambda: given(worth, market(), Ambiguity(), key(), 3),
+    "simulation.opponent:train_opponent": lambda: opposed(powers=Powers(0.1, 0.2), key=key(), n_starts=2, n_steps=2, n_hidden=4),
+    "simulation.invariants:fuzz_policy": lambda: given(
+        simple_policy(), market(), number(5.0), neutral(), number(3.0), Fuzz(n_paths=2, n_steps=3), key()
+    ),
+    "simulation.invariants:step_violations": lambda: given(
+        state(), quotes(), state(), StepRecord(*rising(6)), number(3.0)
+    ),
+    "simulation.invariants:replay_violations": lambda: given(
+        replay.replay(*recorded(), record="path"), number(3.0)
+    ),
     "simulation.replay:replay": lambda: given(*recorded()),
     "simulation.replay:replay of paths": lambda: given(*recorded(), record="path"),
     "simulation.replay:replay_strategy": strategy,

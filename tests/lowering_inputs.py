@@ -21,12 +21,15 @@ from mfamm_jax.models.boosted_trees import BoostedTrees, CompleteTrees, LinkedTr
 from mfamm_jax.models.delay_network import FreeDelayNetwork, HammersteinNetwork
 from mfamm_jax.models.imbalance_network import ImbalanceNetwork, NetworkSizes
 from mfamm_jax.models.ising import Ising
+from mfamm_jax.models.perceptron import silent_perceptron
 from mfamm_jax.models.regime_returns import RegimeReturns
 from mfamm_jax.policies import avellaneda_stoikov, regime_table, routing, routing_qubo, rules, value_table
 from mfamm_jax.policies.quotes import Covariates, MarketState, Quotes
 from mfamm_jax.simulation import environment, hummingbot, merge, tape
+from mfamm_jax.simulation.adversary import certainty_equivalent
 from mfamm_jax.simulation.episode import Episodes
 from mfamm_jax.simulation.execution import ReplayConfig
+from mfamm_jax.simulation.opponent import Opponent, Powers
 from mfamm_jax.simulation.step import PoissonMarket
 from mfamm_jax.solvers import allocation_training, hjb, learned_adversary, qaoa
 from mfamm_jax.solvers.hjb.cross_check import Diffrax
@@ -301,6 +304,21 @@ def edges():
 def adversary():
     layers = eqx.nn.Linear(5, 4, key=key()), eqx.nn.Linear(4, 1, key=key())
     return learned_adversary.LearnedAdversary(layers, number(), number())
+
+
+def worth(moved):
+    policy, _, episodes, known, *_ = played(rules.SkewedPolicy(number(0.5), number(0.1), number(3.0)))[0]
+    return certainty_equivalent(policy, moved, episodes, known, 3, 0.5)
+
+
+def opposed(**more):
+    """Arguments of an opponent's game."""
+    (policy, world, episodes, known, *_), _ = played()
+    return given(policy, world, episodes, known, 3, number(0.01), **more)
+
+
+def opponent():
+    return Opponent(silent_perceptron(key(), 5, 3, 4), Powers(0.1, 0.2), draws(2), rising(2), number(5.0))
 
 
 def concave():

@@ -53,6 +53,7 @@ HOST = {
 }
 # `prepare` receives a folder; these only pass it on.
 NAMES_PATHS = {
+    "adversarial",
     "flows",
     "fpga_kernel",
     "gate_search",

@@ -47,7 +47,7 @@ MODULES = {
     "ising joint_loss_flow loss_flow mid_price regime_returns spline student_t",
     "policies": "avellaneda_stoikov orders regime_table routing routing_qubo rules value_table",
     "risk": "adverse attribution backtest cvar drawdown metrics",
-    "simulation": "breach environment episode hummingbot merge padding replay spread_trading step tape",
+    "simulation": "adversary breach environment episode hummingbot invariants merge opponent padding replay spread_trading step tape",
     "solvers": "allocation allocation_training bit_search calibrate closed_form cma constrained delay_fit flow_fit "
     "learned_adversary likelihood mean_reversion one_hot_qaoa qaoa qaoa_large_girth qaoa_one_layer reach residuals "
     "schedule schedule_search transport transport_execution transport_ott triplet volume_decay",

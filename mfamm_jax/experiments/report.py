@@ -10,6 +10,7 @@ import jinja2
 import polars as pl
 
 from mfamm_jax.experiments import (
+    adversarial_figures,
     allocation_figures,
     calibration_figures,
     cointegration_figures,
@@ -133,6 +134,10 @@ def _tables(run: Run) -> str:
         text += html_figure(
             run, "schedules", schedule_figures.schedules_and_opponents(run.arrays, run.metrics), caption
         )
+    if "probe/lean" in run.arrays:
+        caption = "Left: expected P&amp;L that each attack takes from each policy. Middle: which way the opponents push the mid. Right: P&amp;L through the "
+        caption += "worst days. Data: arrays/base.npz, markets, opponents and days."
+        text += html_figure(run, "attacks", adversarial_figures.attacks(run.arrays, run.metrics), caption)
     if "draw/threshold" in run.arrays:
         caption = "Left: expected P&amp;L against the probability of a breach, with 95 % intervals. Middle: breaches by step. Right: what "
         caption += "the searches tried. Data: arrays/base.npz, judge, draw and search."

@@ -53,6 +53,36 @@ def with_books(session: Session, n_levels: int = 10) -> tuple[Session, Ladder]:
     return dataclasses.replace(session, updates=rows, books=books, notes=(*session.notes, note)), thinned
 
 
+def level_messages(session: Session) -> Session:
+    """A session with book rows as a level feed without them: what `write_parquet` can write and `with_books` reads back.
+
+    A row's level changes become LEVEL rows, those that leave first; trades, crosses and halts stay before them. Who stood in which order is lost.
+
+    Raises:
+        ValueError: There are no book rows.
+    """
+    if session.books is None:
+        raise ValueError(f"{session.name}: it has no book rows to make level messages of")
+    updates, ladder = session.updates, build_ladder(session)
+    kept = np.flatnonzero(np.isin(updates.kind, KEPT_ALONE))
+    row = np.concatenate([kept, ladder.row])
+    rank = np.concatenate([np.zeros(len(kept)), np.where(ladder.size > 0, 2, 1)])
+    order = np.lexsort((rank, row))
+    columns = {
+        "kind": np.concatenate([updates.kind[kept], np.full(len(ladder.row), Kind.LEVEL)]).astype(np.int8),
+        "side": np.concatenate([updates.side[kept], ladder.side]).astype(np.int8),
+        "price_ticks": np.concatenate([updates.price_ticks[kept], ladder.ticks]).astype(np.int32),
+        "size": np.concatenate([updates.size[kept], ladder.size]),
+    }
+    levels = BookUpdates(
+        t_ns=updates.t_ns[row][order],
+        order_id=np.zeros(len(row), np.uint64),
+        local_ns=None if updates.local_ns is None else updates.local_ns[row][order],
+        **{name: values[order] for name, values in columns.items()},
+    )
+    return dataclasses.replace(session, updates=levels, books=None, feed="levels", best_quotes=None)
+
+
 def _last_of_message(updates: BookUpdates) -> np.ndarray:
     """Rows that are trades or the last of the level rows with one exchange and one local time."""
     n = len(updates)

@@ -1,12 +1,14 @@
 """A policy in the Poisson market over a horizon: one random episode, or its exact law."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.fields import Checked, real_field, static_field
-from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState
+from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState, Quotes
 from mfamm_jax.simulation.step import PoissonMarket, step_with
 
 
@@ -174,24 +176,12 @@ def episode_law(
         bid, ask = market.fill_probabilities(quotes, time_step)
         moments = [jnp.zeros_like(mass)] * 3
         fills = jnp.zeros(2, mass.dtype)
-        for bid_hit in (0, 1):
-            for ask_hit in (0, 1):
-                probability = (bid if bid_hit else 1 - bid) * (ask if ask_hit else 1 - ask)
-                move = (
-                    market.drift * time_step
-                    + ask_hit * market.ask_adverse_selection
-                    - bid_hit * market.bid_adverse_selection
-                )
-                gain = (
-                    bid_hit * quotes.bid_depth
-                    + ask_hit * quotes.ask_depth
-                    - (bid_hit + ask_hit) * market.maker_fee
-                    + (q + bid_hit - ask_hit) * move
-                )
-                shift = bid_hit - ask_hit
-                outcome = (mass, first + gain * mass, second + 2 * gain * first + gain**2 * mass)
-                moments = [m + _shifted(probability * x, shift) for m, x in zip(moments, outcome)]
-                fills = fills + jnp.sum(probability * mass) * jnp.array([bid_hit, ask_hit], mass.dtype)
+        for outcome in step_outcomes(market, quotes, (bid, ask), q, time_step, market.drift):
+            gain = outcome.gain
+            carried = (mass, first + gain * mass, second + 2 * gain * first + gain**2 * mass)
+            moments = [m + shifted(outcome.probability * x, outcome.shift) for m, x in zip(moments, carried)]
+            hits = jnp.array([outcome.bid_hit, outcome.ask_hit], mass.dtype)
+            fills = fills + jnp.sum(outcome.probability * mass) * hits
         mass = moments[0]
         return tuple(moments), (mass, fills, jnp.sum(mass * q**2))
 
@@ -208,7 +198,52 @@ def episode_law(
     return EpisodeLaw(mean, std, total[0], total[1], inventory)
 
 
-def _shifted(x: Float[Array, " inventory"], by: int) -> Float[Array, " inventory"]:
+class StepOutcome(NamedTuple):
+    """One of the four things that may happen to a bid and an ask of one lot within a step, at every inventory.
+
+    Args:
+        bid_hit, ask_hit: 1 or 0.
+        probability: Of it.
+        gain: Of P&L without the mid's noise: spread, fee, and what the inventory after the fills gains by drift and adverse moves.
+    """
+
+    bid_hit: int
+    ask_hit: int
+    probability: Float[Array, " inventory"]
+    gain: Float[Array, " inventory"]
+
+    @property
+    def shift(self) -> int:
+        """Change of the inventory (2)."""
+        return self.bid_hit - self.ask_hit
+
+
+def step_outcomes(
+    market: PoissonMarket,
+    quotes: Quotes,
+    chances: tuple[Float[Array, " inventory"], Float[Array, " inventory"]],
+    inventory: Float[Array, " inventory"],
+    time_step: Float[Array, ""],
+    drift: Float[Array, "*inventory"],
+) -> list[StepOutcome]:
+    """All four, for a bid and an ask that fill with these chances."""
+    bid, ask = chances
+    found = []
+    for bid_hit in (0, 1):
+        for ask_hit in (0, 1):
+            probability = (bid if bid_hit else 1 - bid) * (ask if ask_hit else 1 - ask)
+            move = drift * time_step + ask_hit * market.ask_adverse_selection - bid_hit * market.bid_adverse_selection
+            gain = (
+                bid_hit * quotes.bid_depth
+                + ask_hit * quotes.ask_depth
+                - (bid_hit + ask_hit) * market.maker_fee
+                + (inventory + bid_hit - ask_hit) * move
+            )
+            found.append(StepOutcome(bid_hit, ask_hit, probability, gain))
+    return found
+
+
+def shifted(x: Float[Array, " inventory"], by: int) -> Float[Array, " inventory"]:
     """x moved by one inventory step; the quotes at the limits make the dropped entry zero."""
     if by == 0:
         return x

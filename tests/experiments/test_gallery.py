@@ -45,6 +45,11 @@ SMOKE = {
 }
 # Minutes on a small machine, or chaotic: what learns, and what needs files. Their own tests run them.
 LONGER = {
+    "adversarial": [
+        *("market.duration=240.0", "hjb.max_inventory=3", "hjb.n_steps=8", "hjb.axes.n_risk=3", "hjb.axes.n_skew=3"),
+        *("simulation.n_steps=20", "attack.n_steps=10", "attack.n_random=20", "opponent.n_steps=30", "fuzz.n_paths=32"),
+        *("fuzz.n_steps=100", "scenarios.n_draws=1", "scenarios.seconds=10.0"),
+    ],
     "allocation": ["training.n_updates=3", "training.n_paths=2", "training.n_steps=24", "training.n_seeds=2"],
     "calibrate_gates": [
         "market.duration=240.0",

@@ -8,8 +8,10 @@ import pytest
 
 from mfamm_jax.market.events import NS, Kind
 from mfamm_jax.market.ladder import build_ladder
+from mfamm_jax.market.loaders.parquet import load_parquet, write_parquet
 from mfamm_jax.market.scenarios import SCENARIOS, plant
 from mfamm_jax.market.synthetic import generate_session
+from mfamm_jax.market.thinning import level_messages, with_books
 from mfamm_jax.policies import Covariates, SymmetricPolicy
 from mfamm_jax.simulation.execution import ReplayConfig
 from mfamm_jax.simulation.tape import build_tape
@@ -174,3 +176,41 @@ def test_impossible_scenarios_are_refused(session, change, said):
 def test_a_session_without_book_rows_is_refused(session):
     with pytest.raises(ValueError, match="with_books"):
         planted(dataclasses.replace(session, books=None), "halt")
+
+
+def at_its_times(session):
+    """Best prices and the whole book as it stands when each instant is over."""
+    last = np.flatnonzero(np.append(np.diff(session.updates.t_ns) > 0, True))
+    ladder = build_ladder(session)
+    books = {name: x[last] for name, x in vars(session.books).items()}
+    return session.updates.t_ns[last], ladder.best_bid[last], ladder.best_ask[last], books
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_as_level_messages_and_through_a_file_it_shows_the_same_books_and_trades(session, name, tmp_path):
+    day = planted(session, name)
+    levels = level_messages(day)
+    assert levels.books is None
+    shown, _ = with_books(levels, day.books.n_levels)
+    loaded, _ = with_books(load_parquet(write_parquet(levels, tmp_path / "day.parquet")), day.books.n_levels)
+    for other in (shown, loaded):
+        times, bid, ask, books = at_its_times(day)
+        now, best_bid, best_ask, rows = at_its_times(other)
+        # Instants at which no level changed and nothing traded are gone.
+        row = np.searchsorted(now, times, side="right") - 1
+        np.testing.assert_array_equal(best_bid[row], bid)
+        np.testing.assert_array_equal(best_ask[row], ask)
+        for side in ("bid", "ask"):
+            size = books[f"{side}_size"]
+            np.testing.assert_array_equal(rows[f"{side}_size"][row], size)
+            ticks = [np.where(size > 0, x, 0) for x in (rows[f"{side}_ticks"][row], books[f"{side}_ticks"])]
+            np.testing.assert_array_equal(*ticks)
+        trades = [x.updates.kind == Kind.TRADE for x in (day, other)]
+        for column in ("t_ns", "price_ticks", "size", "side"):
+            old, new = (getattr(x.updates, column)[traded] for x, traded in zip((day, other), trades))
+            np.testing.assert_array_equal(new, old)
+
+
+def test_without_book_rows_there_is_nothing_to_make_levels_of(session):
+    with pytest.raises(ValueError, match="no book rows"):
+        level_messages(dataclasses.replace(session, books=None))
