@@ -166,3 +166,8 @@ def test_an_experiment_uses_it(equation):
     assert module in modules, f"{config} does not reach {module}"
     users = {m for m in modules if name in names_in(m)}
     assert users, f"nothing that {config} reaches mentions {name}"
+
+
+def test_the_readme_shows_the_same_table_with_the_first_test_of_each_row():
+    shown = table_below(HEADER.replace("tests", "test"), (TESTS.parent / "README.md").read_text())
+    assert shown == [[*row[:3], f"`{quoted(row[3])[0]}`", row[4]] for row in ROWS]

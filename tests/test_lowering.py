@@ -37,7 +37,7 @@ NOT_LOWERED = {
     "solvers.hjb.problem:solve_hjb Diffrax": "diffrax checks the times to save at by `eqx.error_if`, a host callback",
 }
 
-# Packages whose every export, and modules (README's and some beside them) whose every function has a case or a reason.
+# Packages whose every export, and modules (docs/contents.md's and some beside them) whose every function has a case or a reason.
 PACKAGES = ("", "solvers", "solvers.hjb", "models", "features", "policies", "simulation", "risk", "market")
 MODULES = {
     "features": "book_shape clock imbalance_grid volatility vpin wavelet wavelet_bank",
@@ -188,8 +188,8 @@ def test_no_public_function_is_forgotten():
     assert not forgotten
 
 
-def test_the_modules_of_the_readme_are_looked_at():
-    table = (Path(__file__).parents[1] / "README.md").read_text().split("## What is here")[1].split("\n\n")[1]
+def test_the_modules_of_the_contents_are_looked_at():
+    table = (Path(__file__).parents[1] / "docs/contents.md").read_text().split("\n\n")[1]
     looked_at = {f"mfamm_jax.{package}.{stem}" for package, stems in MODULES.items() for stem in stems.split()}
     looked_at |= {f"mfamm_jax.{package}" for package in PACKAGES} | {"mfamm_jax.experiments", "mfamm_jax.fpga_export"}
     package = ""
