@@ -30,6 +30,7 @@ from mfamm_jax.experiments.quoting_run import (
     solve_stage,
     start_state,
 )
+from mfamm_jax.experiments.replay_log import fill_table, order_table
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.market.events import Session
 from mfamm_jax.market.facts import session_facts
@@ -169,7 +170,7 @@ def lay_out_session(
     say(f"{len(observed.trades.t_ns):,} marketable orders, bucket volume {observed.bucket_volume:.0f}")
     bid, ask = calibrate_sides(intensity_rows(session, observed), experiment.intensity)
     split = observed.train_end_ns
-    tape, decisions, test_row, _ = replay_part(session, ladder, observed, experiment.execution, split, None)
+    tape, decisions, test_row, timeline = replay_part(session, ladder, observed, experiment.execution, split, None)
     training = replay_part(session, ladder, observed, experiment.execution, None, split)
     training_tape, training_decisions, training_row, _ = training
     train = session.updates.t_ns < observed.train_end_ns
@@ -188,6 +189,8 @@ def lay_out_session(
         truth=truth,
         bucket_volume=observed.bucket_volume,
         train_end_ns=observed.train_end_ns,
+        tape_ns=timeline.tape_ns,
+        epoch_ns=session.epoch_ns,
     )
     prepared = Prepared(
         bid=bid,
@@ -273,6 +276,12 @@ class Quoting(AbstractExperiment):
     def metrics(self, plan: Any, prepared: Prepared, results: dict[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
         """Everything the report prints."""
         return quoting_metrics(prepared, results)
+
+    def logs(self, prepared: Prepared, results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Orders and fills of the replayed policy."""
+        path, report = results["replay"].path, prepared.report
+        where = (prepared.tape, report["tape_ns"], report["epoch_ns"])
+        return {"orders": order_table(path, *where), "fills": fill_table(path, *where)}
 
     def provenance(self, prepared: Prepared) -> dict[str, Any]:
         """Data files with their hashes, clock and loader notes."""

@@ -33,7 +33,10 @@ class Rule(Checked):
     )
     size: Float[Array, ""] = real_field(default=1.0, lower=0.0, strict=True, unit="lots", help="of every order")
     max_inventory: Float[Array, ""] = real_field(
-        default=10.0, lower=0.0, unit="lots", help="a side stops quoting at it"
+        default=10.0,
+        lower=0.0,
+        unit="lots",
+        help="a side stops quoting at it; orders on their way may exceed it, but not exchange.max_inventory",
     )
 
 

@@ -44,7 +44,10 @@ def log1p_ratio(w: Float[Array, "*b"]) -> Float[Array, "*b"]:
 
 
 class AbstractIntensity(Checked):
-    """Fills per second as a function of the depth [price] of a quote; decreasing."""
+    """Fills per second as a function of the depth [price] of a quote; decreasing.
+
+    Derivatives through a solver hold the best depth (Danskin): they are right where the best depth is no kink of the curve.
+    """
 
     @abc.abstractmethod
     def log_intensity(self, depth: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -51,7 +51,7 @@ def simulate_pnl(
 
     Adverse moves of the mid are part of its move within the step, so that the P&L jumps only by what a fill captures. Derivatives of
     breach probabilities are exact where captured spreads are positive; a quote across the mid makes the P&L jump down, perhaps over the
-    limit, which no path's derivative sees.
+    limit, which no path's derivative sees. Arrays are (step, path): call it under `jit`, and for many paths in batches with keys of their own.
 
     Raises:
         ValueError: A market with a mid or arrivals of its own, since the bridge is Brownian, with a `fee_rate` or an `impact_recovery`.

@@ -96,6 +96,20 @@ def test_the_run_folder_is_complete(outcome):
     assert json.loads((root / "data" / "truth.json").read_text())["preset"] == "small_tick"
 
 
+def test_the_logs_hold_every_order_and_fill_of_the_replay(outcome):
+    fills, orders = (pl.read_parquet(outcome.folder / "logs" / f"{name}.parquet") for name in ("fills", "orders"))
+    assert len(fills) == outcome.metrics["replay_fills"]
+    assert orders["filled_lots"].sum() == fills["lots"].sum()
+    lots = np.where(fills["side"] == "bid", 1, -1) * fills["lots"].to_numpy()
+    np.testing.assert_array_equal(np.cumsum(lots), fills["inventory_after"].to_numpy())
+    with np.load(outcome.folder / "arrays" / "base.npz") as arrays:
+        path = {name: arrays[f"replay/path/{name}"] for name in ("mid", "fill_mid", "fill")}
+    first = np.flatnonzero(path["fill"].sum(axis=1) > 0)[0]
+    reference = fills["mid_before"][0] - path["fill_mid"][first]  # the arrays' prices are relative to it
+    pnl = -(lots * (fills["price"].to_numpy() - reference)).sum() + lots.sum() * path["mid"][-1]
+    np.testing.assert_allclose(pnl, outcome.metrics["replay_pnl"], rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_a_sweep_row_is_the_base_run_with_that_parameter(outcome, tmp_path):
     rows = pl.concat([pl.read_parquet(p) for p in sorted((outcome.folder / "parts").glob("*.parquet"))])
