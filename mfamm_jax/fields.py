@@ -23,7 +23,19 @@ def as_real(x: Any) -> jax.Array:
     """
     if isinstance(x, jax.Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating):
         return jnp.asarray(x)
+    if isinstance(x, str):  # numpy would read it
+        raise TypeError(f"expected a number, got the text {x!r}")
+    return in_precision(x)
+
+
+def in_precision(x: Any) -> jax.Array:
+    """Numbers in the precision in force, whatever they come in."""
     return jnp.asarray(x, dtype=jnp.result_type(float))
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """What a setting lists, separated by commas."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,3 +42,9 @@ def test_the_calibration_example_finds_what_it_planted():
 def test_every_public_name_exists():
     for name in mfamm_jax.__all__:
         assert getattr(mfamm_jax, name) is not None
+
+
+def test_names_are_found_by_completion_and_text_is_no_number():
+    assert set(mfamm_jax.__all__) <= set(dir(mfamm_jax))
+    with pytest.raises(TypeError, match="expected a number, got the text '1.5'"):
+        mfamm_jax.ExponentialIntensity(1.0, "1.5")

@@ -7,6 +7,7 @@ beyond its depth. Solved again with that cost, the policy is replayed on the tes
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.quoting_run import (
@@ -60,7 +61,9 @@ def feedback_stage(plan: Plan, experiment: Any, prepared: Prepared, results: Arr
     assert training.path is not None
     found = measured(training.path, jnp.cumsum(tape.moment.seconds), experiment.feedback.horizon)
     fees, share = fee_costs(rules, prepared.tape), experiment.feedback.share
-    costs = FillCosts(fees.bid + share * found["bid"].mean, fees.ask + share * found["ask"].mean)
+    # Without an error of the mean, nothing is known that could be charged.
+    mean = {side: jnp.where(jnp.isfinite(part.error), part.mean, 0.0) for side, part in found.items()}
+    costs = FillCosts(fees.bid + share * mean["bid"], fees.ask + share * mean["ask"])
     informed, ok = build_policy(experiment, plan, prepared, costs)
     after = replay(informed, prepared.tape, prepared.decisions, rules)
     return {
@@ -89,6 +92,11 @@ def feedback_table(metrics: dict[str, Any]) -> dict[str, Any]:
     for side in ("bid", "ask"):
         one, fee = feedback["measured"][side], float(feedback["fee"][side])
         low, high = (float(one["mean"]) + sign * 1.96 * float(one["error"]) for sign in (-1, 1))
+        if not np.isfinite(low):
+            notes.append(
+                f"{side}: {int(one['n_fills'])} fills on the training part, too few to tell what they cost; fee per lot {fee:.4g} used alone."
+            )
+            continue
         notes.append(
             f"{side}: the mid moved {float(one['mean']):.4g} [price] against {int(one['n_fills'])} fills on the training part "
             f"(95 % interval {low:.4g} to {high:.4g}); fee per lot {fee:.4g}; cost used {float(feedback['cost'][side]):.4g}."

@@ -58,9 +58,30 @@ def quoting_metrics(prepared: Prepared, results: dict[str, Any]) -> dict[str, An
         "markouts": {f"{seconds:g} s": value for seconds, value in zip(MARKOUT_SECONDS, results["replay_markouts"])},
         "gradient": gradient,
         "feedback": tables["feedback"],
-        "tables": [feedback_table(tables)],
+        "tables": [_quotes_table(results), feedback_table(tables)],
         "truth": prepared.report["truth"],
         "facts": prepared.report["facts"],
+    }
+
+
+def _quotes_table(results: dict[str, Any]) -> dict[str, Any]:
+    """Depths with the whole horizon left in the reference state, at up to nine inventories."""
+    inventory, bid, ask = (np.asarray(results[name], float) for name in ("inventory", "bid_depth", "ask_depth"))
+    bid, ask = bid[-1], ask[-1]
+    n = len(inventory) // 2
+    shown = sorted({*np.round(np.linspace(0, 2 * n, min(2 * n + 1, 9))).astype(int).tolist(), n - 1, n, n + 1})
+
+    def cells(*values: float) -> list[Any]:
+        return [float(f"{x:.4g}") if np.isfinite(x) else "" for x in values]
+
+    rows = [[int(inventory[i]), *cells(bid[i], ask[i], (bid[i] + ask[i]) / 2, (ask[i] - bid[i]) / 2)] for i in shown]
+    return {
+        "title": "Quotes [price from the mid] with the whole horizon left in an average state",
+        "header": ["inventory", "bid depth", "ask depth", "half spread", "reservation price"],
+        "rows": rows,
+        "notes": [
+            "All of them: arrays/base.npz, bid_depth and ask_depth by time_left (last row: the whole horizon) and inventory."
+        ],
     }
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mfamm_jax.fields import in_precision
 from mfamm_jax.results import RESULTS, Solution
 
 
@@ -109,7 +110,7 @@ def arrival_rate(
     n_orders: Int[Array, ""] | int, duration: Float[Array, ""] | float
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     r"""A = n/T of a Poisson stream and its standard error $A/\sqrt{n}$ [1/s]; the error is infinite for n = 0."""
-    count = jnp.asarray(n_orders, jnp.result_type(float))
+    count = in_precision(n_orders)
     rate = count / duration
     return rate, jnp.where(count > 0, rate / jnp.sqrt(jnp.maximum(count, 1)), jnp.inf)
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Real
 
+from mfamm_jax.fields import in_precision
+
 
 class GoodnessOfFit(eqx.Module):
     """Ordered residuals against a standard exponential; entries from `n_residuals` on are padding (0).
@@ -64,7 +66,7 @@ def goodness_of_fit(
 
 def critical_value(n: Int[Array, ""] | int) -> Float[Array, ""]:
     r"""5 % point of the distance for n >= 5, $1.3581 / (\sqrt n + 0.12 + 0.11/\sqrt n)$ (Stephens 1970)."""
-    root = jnp.sqrt(jnp.maximum(jnp.asarray(n, jnp.result_type(float)), 1))
+    root = jnp.sqrt(jnp.maximum(in_precision(n), 1))
     return 1.3581 / (root + 0.12 + 0.11 / root)
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from mfamm_jax.fields import in_precision
 from mfamm_jax.models.impact import AbstractKernel, InstantImpact, trading_cost
 from mfamm_jax.results import RESULTS, Solution, when
 from mfamm_jax.solvers.descent import minimise
@@ -72,7 +73,7 @@ def search_schedule(
         `Solution` of a `FoundSchedule`; `not_converged` where the best start had not settled, `paid_to_trade` where the model has no cheapest
         programme: trading earns money, without bound.
     """
-    given = tuple(jnp.asarray(x, jnp.result_type(float)) for x in (shares, horizon, half_spread))
+    given = tuple(in_precision(x) for x in (shares, horizon, half_spread))
     _check(*given)
     shares, horizon, half_spread = given
     # The search itself has no reverse derivative and needs none.

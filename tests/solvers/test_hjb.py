@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.interpreters.partial_eval import DynamicJaxprTracer
+from jaxtyping import TypeCheckError
 
 from mfamm_jax.models import ExponentialIntensity
 from mfamm_jax.results import RESULTS
@@ -458,3 +459,12 @@ def test_the_value_is_the_mean_of_simulated_objectives():
     gain -= 0.02 * inventory**2
     expected = float(table.initial_value[3])
     assert abs(gain.mean() - expected) < 4 * gain.std() / np.sqrt(n)
+
+
+def test_swapped_and_unwrapped_arguments_are_named():
+    problem, grid = simple_problem(), Grid(3, 4)
+    scheme, _ = choose_scheme(problem, grid)
+    with pytest.raises((ValueError, TypeCheckError), match="Grid"):  # the latter where shapes are checked
+        solve_hjb(problem, grid, scheme)
+    with pytest.raises((ValueError, TypeCheckError), match=r"pass solution|relative_value"):
+        optimal_depths(problem, solve_hjb(problem, scheme, grid))

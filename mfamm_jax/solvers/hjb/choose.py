@@ -139,8 +139,8 @@ def _explicit_steps(problem: AbstractProblem, grid: Any) -> int:
 def _possible(steps: int, grid: Any) -> int:
     if steps * grid.n_steps > MOST_STEPS:
         raise ValueError(
-            f"{steps * grid.n_steps:.3g} steps would be needed: the terminal penalty makes the first moments before the horizon too violent for "
-            'equal steps. Lower terminal_penalty or the inventory limit, set min_depth, or use HanWong or Diffrax("tsit5")'
+            f"{steps * grid.n_steps:.3g} equal steps would be needed: the penalties move quotes too fast. Lower terminal_penalty, inventory_penalty (risk_aversion) "
+            'or max_inventory, or raise min_depth; from Python HanWong and Diffrax("tsit5") choose their own steps'
         )
     return steps
 

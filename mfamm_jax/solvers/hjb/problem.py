@@ -233,6 +233,8 @@ def solve_hjb(problem: AbstractProblem, scheme: AbstractScheme, grid: Any) -> So
         `concavity_violation` and `monotonicity_violation` [price], `clamp_activity` (share of quotes at a depth limit) and
         what the scheme reports about its own steps.
     """
+    if not isinstance(scheme, AbstractScheme):
+        raise ValueError(f"expected a scheme, got {type(scheme).__name__}: solve_hjb(problem, scheme, grid)")
     return scheme.solve(problem, grid)
 
 
@@ -256,6 +258,8 @@ def optimal_depths(
         relative_value: Value, up to a constant.
         axis: Of the inventory.
     """
+    if isinstance(relative_value, Solution | ValueTable):
+        raise ValueError("expected the values: pass solution.value.relative_value, or a row of it")
     bid_cost, ask_cost = indifference_costs(problem, relative_value, axis)
     unquoted = jnp.full_like(jax.lax.slice_in_dim(relative_value, 0, 1, axis=axis), jnp.nan)
     bid = jnp.concatenate([bid_cost + problem.margin(bid_cost, "bid"), unquoted], axis=axis)
