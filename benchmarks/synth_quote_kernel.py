@@ -2,7 +2,7 @@
 
     python benchmarks/synth_quote_kernel.py [--seeds 1 2 3] [--project FOLDER]
 
-Needs `pip install "mfamm_jax[fpga]"`. The paths are placed on their own, without pins: the frequency is the kernel's, not a board's.
+Needs `pip install "mfamm-jax[fpga]"`. The paths are placed on their own, without pins: the frequency is the kernel's, not a board's.
 Xilinx resources are an estimate by Yosys; there is no free timing for these parts.
 """
 

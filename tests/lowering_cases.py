@@ -92,6 +92,7 @@ SMOOTH = {
         "metaorder": lambda: given(number(), number(), rising(4), impact.PowerKernel(0.5), concave()),
     }),
     **within("models.loss_flow", {
+        "freedom_of": lambda: given(number(0.3)),
         **each("LossFlow.log_density LossFlow.log_survival", lambda: given(flow(), draws(5))),
         "LossFlow.survival_quantile": lambda: given(flow(), rising(5, 0.01, 0.9)),
         "LossFlow.sample": lambda: given(flow(), key(), 5),
@@ -132,6 +133,7 @@ SMOOTH = {
         avellaneda_stoikov.AvellanedaStoikovPolicy(0.1, 0.3, 1.5), state()
     ),
     "policies.value_table:ValueTablePolicy.__call__": lambda: given(table_policy(), state()),
+    "policies.value_table:risk_nodes": lambda: given(number(2.0), 3),
     "policies.value_table:tabulate": lambda: given(
         symmetric(), hjb.TaylorAction(1, 8), GRID, table_axes(), risk_aversion=number(0.1)
     ),
@@ -279,7 +281,6 @@ PLAIN = {
     "models.joint_loss_flow:first_joint_flow": lambda: given(draws(100, 3), key(), width=4),
     "models.cointegration:p_values": lambda: given(rising(3), draws(9, 3)),
     "models.cointegration:adjusted_p_values": lambda: given(rising(4, 0.01, 0.5)),
-    "models.cointegration:random_walks": lambda: given(key(), 9, 3),
     "models.ising:Ising.energy": lambda: given(model(), whole(0, 1, 1, 0)),
     "models.ising:bits_of": lambda: given(whole(5), 4),
     **each("models.ising:index_of models.ising:without_ancilla", lambda: given(whole(0, 1, 1, 0))),

@@ -38,6 +38,7 @@ HOST = {
         "hummingbot_file",
         "observed_quotes",
         "launch",
+        "printed",
         "record",
         "report",
         "report_parts",

@@ -46,5 +46,5 @@ def test_every_public_name_exists():
 
 def test_names_are_found_by_completion_and_text_is_no_number():
     assert set(mfamm_jax.__all__) <= set(dir(mfamm_jax))
-    with pytest.raises(TypeError, match="expected a number, got the text '1.5'"):
+    with pytest.raises(TypeError, match="expected a number, got the text"):
         mfamm_jax.ExponentialIntensity(1.0, "1.5")

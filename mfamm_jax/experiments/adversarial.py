@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from mfamm_jax.experiments.adversarial_days import Scenarios, draw_days, lay_out_days
-from mfamm_jax.experiments.adversarial_flaws import FLAWS, flaw_names
+from mfamm_jax.experiments.adversarial_days import Scenarios, draw_days, lay_out_days, scenario_names
+from mfamm_jax.experiments.adversarial_flaws import FLAWS, flaw_names, stack_flaws
 from mfamm_jax.experiments.adversarial_run import (
     days_stage,
     fuzz_stage,
     markets_stage,
     opponents_stage,
+    replay_days,
     solve_stage,
     worst_game,
     worst_of,
@@ -31,6 +33,7 @@ from mfamm_jax.experiments.quoting_run import (
     fee_costs,
     poisson_market,
     reference_problem,
+    session_provenance,
 )
 from mfamm_jax.experiments.quoting_run import Prepared as PreparedQuotes
 from mfamm_jax.fields import Checked, real_field, static_field
@@ -72,11 +75,13 @@ class Prepared(eqx.Module):
     Args:
         base: The recorded day: fits, conditions, replay.
         days: Test parts of all days, in one shape.
+        n_steps: Of each day, without what only makes them equally long.
         report: Host facts.
     """
 
     base: PreparedQuotes
     days: Replayable
+    n_steps: Int[Array, " day"]
     report: HostReport = eqx.field(static=True)
 
 
@@ -134,15 +139,16 @@ class Adversarial(AbstractExperiment):
     def prepare(self, folder: Path, seed: int, say: Callable[[str], None], progress: Any = None) -> Prepared:
         """Loads and fits the session, plants the bad days and lays all of them out for replay."""
         flaw_names(self.flaws)
+        scenario_names(self.scenarios.names)
         recorded, truth = self.market.load(folder, seed)
-        # As a level feed, which is what a planted day can be saved as: the recorded day must be comparable with it.
+        base = lay_out_session(self, recorded, truth, say)
+        # Days are replayed as level feeds, which is what a planted one can be saved as; the recorded day must be comparable with them.
         shown, _ = with_books(recorded)
-        base = lay_out_session(self, level_messages(shown), truth, say)
         n_levels = shown.books.n_levels
         session, _ = with_books(level_messages(shown), n_levels)
         days = draw_days(session, self.scenarios, base.observed.train_end_ns, seed)
-        laid_out, _ = lay_out_days(self, days, n_levels, base.observed, say, progress)
-        return Prepared(base.prepared, laid_out, HostReport(days=days))
+        laid_out, n_steps = lay_out_days(self, days, n_levels, base.observed, say, progress)
+        return Prepared(base.prepared, laid_out, jnp.asarray(n_steps, jnp.int32), HostReport(days=days))
 
     def plan(self, batch: Any, prepared: Prepared) -> tuple[Any, str]:
         """One scheme that serves every row and every node of the table."""
@@ -184,20 +190,22 @@ class Adversarial(AbstractExperiment):
 
     def provenance(self, prepared: Prepared) -> dict[str, Any]:
         """Data files with their hashes, clock and loader notes."""
-        names = ("session", "clock", "source", "notes")
-        return {"data": {name: prepared.base.report[name] for name in names}}
+        return session_provenance(prepared.base.report)
 
     def row(self, plan: Any, prepared: Prepared, key: PRNGKeyArray) -> dict[str, Array]:
-        """What the policy as given is worth, and what worst market and worst opponent leave of it."""
+        """What the policy as given is worth, and what the worst market, the worst opponent and the worst day leave of it."""
         policy, ok = build_policy(self, plan, prepared.base)
         usual, limit = prepared.base.reference, self.hjb.max_inventory
         law = episode_law(policy, poisson_market(self, prepared.base), self.simulation, usual, limit)
-        found = worst_of(self, prepared, policy, key)
+        found = worst_of(self, prepared, policy)
+        days, _, _ = replay_days(self, prepared, policy, stack_flaws((), self.hjb.horizon.dtype))
         return {
             "mean": law.mean,
             "std": law.std,
             "certainty_equivalent": found.nominal,
             "worst_market": found.value,
             "worst_opponent": worst_game(self, prepared, policy),
+            "recorded_day": days["pnl"][0, 0],
+            "worst_day": jnp.min(days["pnl"][:, 0]),
             "ok": ok,
         }

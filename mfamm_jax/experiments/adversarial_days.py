@@ -8,7 +8,7 @@ import numpy as np
 from mfamm_jax.experiments.experiment import ConfigError
 from mfamm_jax.experiments.observe import Observed, observe
 from mfamm_jax.experiments.quoting import replay_part
-from mfamm_jax.fields import Checked, static_field
+from mfamm_jax.fields import Checked, listed, static_field
 from mfamm_jax.market.events import NS, DataError, Session
 from mfamm_jax.market.scenarios import SCENARIOS, plant
 from mfamm_jax.market.thinning import level_messages, with_books
@@ -21,16 +21,31 @@ IN_SECONDS = ("stale_quotes", "latency_spike", "clock_skew")
 class Scenarios(Checked):
     """Which bad days are planted, and how bad; every draw is between half and twice as long and as large."""
 
-    names: str = static_field(default=", ".join(SCENARIOS), help="separated by commas")
-    n_draws: int = static_field(default=3, lower=1, upper=1000, help="of every scenario")
-    seconds: float = static_field(default=15.0, lower=0.1, unit="s", help="length of the window")
-    ticks: float = static_field(default=30.0, lower=0.0, unit="ticks", help="size of those that move prices")
-    delay: float = static_field(default=2.0, lower=0.0, unit="s", help="size of those that delay messages")
+    names: str = static_field(default=", ".join(SCENARIOS), help="bad days that are planted, separated by commas")
+    n_draws: int = static_field(default=3, lower=1, upper=1000, help="draws of every scenario")
+    seconds: float = static_field(default=15.0, lower=0.1, unit="s", help="length of the window of a bad day")
+    ticks: float = static_field(default=30.0, lower=0.0, unit="ticks", help="size of the scenarios that move prices")
+    delay: float = static_field(default=2.0, lower=0.0, unit="s", help="size of the scenarios that delay messages")
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Names."""
-        return tuple(name.strip() for name in self.names.split(",") if name.strip())
+        return scenario_names(self.names)
+
+
+def scenario_names(text: str) -> tuple[str, ...]:
+    """Names separated by commas.
+
+    Raises:
+        ConfigError: One is unknown or named twice.
+    """
+    names = listed(text)
+    for name in names:
+        if name not in SCENARIOS:
+            raise ConfigError(f'scenarios.names has "{name}", expected names of {", ".join(SCENARIOS)}')
+    if len(set(names)) < len(names):
+        raise ConfigError(f'scenarios.names is "{text}", expected each name once')
+    return names
 
 
 class Day(NamedTuple):
@@ -60,9 +75,6 @@ def draw_days(session: Session, scenarios: Scenarios, test_start_ns: int, seed: 
             f"scenarios.seconds is {scenarios.seconds:g} and the test part has {end - begin:.0f} s, expected at least three times as many: "
             "shorten the window or use a longer session"
         )
-    for name in scenarios.kinds:
-        if name not in SCENARIOS:
-            raise ConfigError(f'scenarios.names has "{name}", expected names of {", ".join(SCENARIOS)}')
     days = [Day("", 0.0, 0.0, 0.0, level_messages(session))]
     for number, name in enumerate(SCENARIOS):
         if name not in scenarios.kinds:
@@ -85,19 +97,19 @@ def draw_days(session: Session, scenarios: Scenarios, test_start_ns: int, seed: 
 
 def lay_out_days(
     experiment: Any, days: list[Day], n_levels: int, observed: Observed, say: Callable[[str], None], progress: Any
-) -> tuple[Replayable, list[np.ndarray]]:
-    """Test parts of all days in one shape, with covariates on the recorded day's scales, and the times of their steps."""
-    parts, times = [], []
+) -> tuple[Replayable, list[int]]:
+    """Test parts of all days in one shape, with covariates on the recorded day's scales, and the number of steps of each."""
+    parts, n_steps = [], []
     task = progress.add_task("days", total=len(days)) if progress else None
     for day in days:
         session, ladder = with_books(day.levels, n_levels)
         seen = observe(session, experiment.features, train_end_ns=observed.train_end_ns, like=observed)
         tape, known, _, timeline = replay_part(session, ladder, seen, experiment.execution, observed.train_end_ns, None)
         parts.append(((tape,), merge_tapes([(tape, timeline)]), (known,)))
-        times.append(timeline.tape_ns)
+        n_steps.append(len(timeline.tape_ns))
         if progress:
             progress.advance(task)
     if progress:
         progress.remove_task(task)
-    say(f"{len(days)} days of {max(len(t) for t in times):,} steps")
-    return stack_replays(parts), times
+    say(f"{len(days)} days of up to {max(n_steps):,} steps")
+    return stack_replays(parts), n_steps

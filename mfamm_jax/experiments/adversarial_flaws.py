@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfamm_jax.experiments.experiment import ConfigError
+from mfamm_jax.fields import listed
 from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState, Quotes
 
 AS_GIVEN = "as given"
@@ -47,7 +48,7 @@ def flaw_names(text: str) -> tuple[str, ...]:
     Raises:
         ConfigError: One is unknown or named twice.
     """
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = listed(text)
     for name in names:
         if name not in FLAWS:
             raise ConfigError(f'flaws has "{name}", expected names of {", ".join(FLAWS)}')

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.adversarial_flaws import ExchangeLimit, FlawedPolicy, Flaws, stack_flaws
 from mfamm_jax.experiments.quoting_run import build_policy, execution_rules, poisson_market
-from mfamm_jax.policies.quotes import AbstractPolicy, Covariates, MarketState, Quotes
+from mfamm_jax.policies.quotes import N_BOOK_FEATURES, AbstractPolicy, Covariates, MarketState, Quotes
 from mfamm_jax.simulation.adversary import WorstMarket, certainty_equivalent, random_markets, worst_market
 from mfamm_jax.simulation.episode import episode_law
 from mfamm_jax.simulation.invariants import fuzz_policy, replay_violations
@@ -20,6 +20,7 @@ from mfamm_jax.solvers.hjb import rulebook_penalty
 
 Arrays = dict[str, Any]
 LEFT = (1.0, 0.3, 0.05)  # shares of the horizon at which a policy is probed
+HEARD = ("VPIN", "imbalance", "book")
 
 
 def flawed(policy: AbstractPolicy, flaws: Flaws) -> AbstractPolicy:
@@ -33,49 +34,67 @@ def solve_stage(plan: Any, experiment: Any, prepared: Any, results: Arrays, key:
     flaws = stack_flaws(experiment.flawed, experiment.hjb.horizon.dtype)
     n = experiment.hjb.max_inventory
     inventory = jnp.arange(-n, n + 1, dtype=experiment.hjb.horizon.dtype)
-    usual = prepared.base.reference
+    probed = jax.vmap(lambda f: _probe(experiment, prepared, flawed(policy, f), inventory))(flaws)
+    quotes, heard = probed.pop("quotes"), probed.pop("heard")
+    differences = [jnp.abs(x - x[:1]).reshape(x.shape[0], -1) for x in jax.tree.leaves((quotes, heard))]
+    differs = jnp.max(jnp.stack([jnp.max(x, axis=1) for x in differences]), axis=0)
+    probed |= {"bid_depth": quotes.bid_depth[:, 0], "ask_depth": quotes.ask_depth[:, 0], "differs": differs}
+    return {"inventory": inventory, "solver_ok": ok, "probe": probed, "_policy": policy, "_flaws": flaws}
 
-    def probe(flaws: Flaws) -> dict[str, Array]:
-        tested = flawed(policy, flaws)
 
-        def quotes(share: Array, known: Covariates) -> Quotes:
-            left = share * experiment.simulation.horizon
-            return jax.vmap(lambda q: tested(MarketState(jnp.zeros_like(q), q, jnp.zeros_like(q), left, known)))(
-                inventory
-            )
+def _probe(experiment: Any, prepared: Any, tested: AbstractPolicy, inventory: Float[Array, " inventory"]) -> Arrays:
+    """What a policy quotes in an average state, whether it leans, and what it hears."""
+    usual, n = prepared.base.reference, inventory.shape[0] // 2
+    market = poisson_market(experiment, prepared.base)
 
-        market = poisson_market(experiment, prepared.base)
-        shown = jax.vmap(lambda share: quotes(share, usual))(jnp.asarray(LEFT, inventory.dtype))
-        # Fills of asks over fills of bids: above 1 the inventory falls.
-        both = (shown.bid_size > 0) & (shown.ask_size > 0) & (inventory != 0)
-        ratio = jnp.log(market.ask(shown.ask_depth)) - jnp.log(market.bid(shown.bid_depth))
-        flat = ratio[:, n : n + 1]  # a market may be lopsided
-        lean = jnp.sum(jnp.where(both, jnp.sign(inventory) * (ratio - flat), 0.0)) / jnp.maximum(jnp.sum(both), 1)
-        ends = [_known(usual, vpin, imbalance) for vpin, imbalance in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.0, -1.0))]
-        heard = [quotes(jnp.ones_like(usual.vpin), known) for known in ends]
-        moves = [
-            jnp.max(jnp.abs(a - b)) for x in heard[1:] for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(heard[0]))
-        ]
-        return {
-            "bid_depth": shown.bid_depth[0],
-            "ask_depth": shown.ask_depth[0],
-            "lean": lean,
-            "ratio": ratio[0] - flat[0],
-            "hears": jnp.max(jnp.stack(moves)),
-        }
+    def quotes(share: Array, known: Covariates) -> Quotes:
+        left, zero = share * experiment.simulation.horizon, jnp.zeros_like(share)
+        return jax.vmap(lambda q: tested(MarketState(zero, q, zero, left, known)))(inventory)
+
+    shown = jax.vmap(lambda share: quotes(share, usual))(jnp.asarray(LEFT, inventory.dtype))
+    log_bid, log_ask = market.bid.log_intensity(shown.bid_depth), market.ask.log_intensity(shown.ask_depth)
+    # Long, a policy that leans sells faster and buys more slowly than flat; either side counts where it is shown.
+    faster_ask, slower_bid = log_ask - log_ask[:, n : n + 1], log_bid[:, n : n + 1] - log_bid
+    held = inventory != 0
+    asks = held & (shown.ask_size > 0) & (shown.ask_size[:, n : n + 1] > 0)
+    bids = held & (shown.bid_size > 0) & (shown.bid_size[:, n : n + 1] > 0)
+    leans = jnp.where(asks, jnp.sign(inventory) * faster_ask, 0.0) + jnp.where(
+        bids, jnp.sign(inventory) * slower_bid, 0.0
+    )
+    n_probed = jnp.sum(asks) + jnp.sum(bids)
+    both = (shown.bid_size[0] > 0) & (shown.ask_size[0] > 0)
+    now = jnp.ones_like(usual.vpin)
+    calm = quotes(now, _moved(usual, 0.0, 0.0, 0))
+    features = [_moved(usual, 0.0, 0.0, i + 1) for i in range(N_BOOK_FEATURES)]
+    moved = {
+        "VPIN": [_moved(usual, 1.0, 0.0, 0)],
+        "imbalance": [_moved(usual, 0.0, side, 0) for side in (1.0, -1.0)],
+        "book": features,
+    }
+    heard = {name: [quotes(now, known) for known in conditions] for name, conditions in moved.items()}
+    unit = jnp.mean(jnp.abs(calm.bid_depth)) + jnp.mean(jnp.abs(calm.ask_depth))
+
+    def change(other: Quotes) -> Float[Array, ""]:
+        depths = jnp.abs(jnp.stack([other.bid_depth - calm.bid_depth, other.ask_depth - calm.ask_depth])) / unit
+        sizes = jnp.abs(jnp.stack([other.bid_size - calm.bid_size, other.ask_size - calm.ask_size]))
+        return jnp.maximum(jnp.max(depths), jnp.max(sizes))
 
     return {
-        "inventory": inventory,
-        "solver_ok": ok,
-        "probe": jax.vmap(probe)(flaws),
-        "_policy": policy,
-        "_flaws": flaws,
+        "quotes": shown,
+        "heard": heard,
+        "lean": jnp.sum(leans) / jnp.maximum(n_probed, 1),
+        "n_probed": n_probed,
+        # Asks filled per bid filled, where both are shown.
+        "ratio": jnp.where(both, jnp.exp(log_ask[0] - log_bid[0]), jnp.nan),
+        "hears": jnp.stack([jnp.max(jnp.stack([change(x) for x in heard[name]])) for name in HEARD]),
     }
 
 
-def _known(usual: Covariates, vpin: float, imbalance: float) -> Covariates:
+def _moved(usual: Covariates, vpin: float, imbalance: float, feature: int) -> Covariates:
+    """Conditions with one of them moved; feature number 0 = none."""
     like = jnp.ones_like(usual.vpin)
-    return Covariates(usual.volatility, vpin * like, imbalance * like, usual.book_features)
+    features = usual.book_features + jnp.where(jnp.arange(N_BOOK_FEATURES) == feature - 1, 2.0, 0.0)
+    return Covariates(usual.volatility, vpin * like, imbalance * like, features)
 
 
 def _limited(experiment: Any, policy: AbstractPolicy) -> AbstractPolicy:
@@ -83,14 +102,14 @@ def _limited(experiment: Any, policy: AbstractPolicy) -> AbstractPolicy:
     return ExchangeLimit(policy, limit)
 
 
-def worst_of(experiment: Any, prepared: Any, policy: AbstractPolicy, key: PRNGKeyArray) -> WorstMarket:
-    """The worst market of a policy."""
+def worst_of(experiment: Any, prepared: Any, policy: AbstractPolicy) -> WorstMarket:
+    """The worst market of a policy; the same starts for every policy and sweep row, so that differences are theirs."""
     market, attack = poisson_market(experiment, prepared.base), experiment.attack
     return worst_market(
         lambda moved: _worth(experiment, prepared, policy, moved),
         market,
         experiment.ambiguity,
-        key,
+        jax.random.key(0),
         n_starts=attack.n_starts,
         n_steps=attack.n_steps,
     )
@@ -113,7 +132,7 @@ def markets_stage(plan: Any, experiment: Any, prepared: Any, results: Arrays, ke
 
     def attack(flaws: Flaws) -> tuple[WorstMarket, Array, Array, Array]:
         policy = flawed(results["_policy"], flaws)
-        found = worst_of(experiment, prepared, policy, key)
+        found = worst_of(experiment, prepared, policy)
         random = random_markets(
             lambda moved: _worth(experiment, prepared, policy, moved),
             market,
@@ -188,20 +207,29 @@ def worst_game(experiment: Any, prepared: Any, policy: AbstractPolicy) -> Float[
 
 def days_stage(plan: Any, experiment: Any, prepared: Any, results: Arrays, key: PRNGKeyArray) -> Arrays:
     """Every policy replayed on every day."""
+    summary, value, mid = replay_days(experiment, prepared, results["_policy"], results["_flaws"])
+    n_steps = jnp.sum(prepared.n_steps)
+    return {"days": summary | {"value": value, "mid": mid, "n_steps": n_steps}}
+
+
+def replay_days(
+    experiment: Any, prepared: Any, policy: AbstractPolicy, flaws: Flaws
+) -> tuple[dict[str, Array], Float[Array, "day decision"], Float[Array, "day decision"]]:
+    """Totals by day and policy; value and mid at the decisions of the first policy."""
     rules = execution_rules(experiment)
     own = experiment.execution.replay.max_inventory
     n_decisions = prepared.days[0][0].time_left.shape[1]
 
     def on_day(day: Any) -> tuple[dict[str, Array], Array, Array]:
-        tapes, moment, known = day
+        (tapes, moment, known), n_steps = day
 
         def run(flaws: Flaws) -> tuple[dict[str, Array], Array, Array]:
-            policy = flawed(results["_policy"], flaws)
+            tested = flawed(policy, flaws)
             # A desk that forgot its limit has not told the exchange of it either.
             limit = jnp.where(flaws.limited > 0, rules.max_inventory, own)
             config = eqx.tree_at(lambda c: c.max_inventory, rules, limit)
             (result,) = replay_together(
-                lambda states: (policy(states[0]),), tapes, moment, known, (config,), record="path"
+                lambda states: (tested(states[0]),), tapes, moment, known, (config,), record="path"
             )
             (rows,) = jnp.nonzero(moment.action == 3, size=n_decisions, fill_value=-1)
             summary = {
@@ -209,16 +237,14 @@ def days_stage(plan: Any, experiment: Any, prepared: Any, results: Arrays, key: 
                 "max_drawdown": result.max_drawdown,
                 "max_inventory": result.max_inventory,
                 "fills": result.n_bid_fills + result.n_ask_fills,
-                "violations": replay_violations(result, rules.max_inventory),
+                "violations": replay_violations(result, rules.max_inventory, n_steps),
             }
             return summary, result.path.value[rows], result.path.mid[rows]
 
-        summary, value, mid = jax.vmap(run)(results["_flaws"])
+        summary, value, mid = jax.vmap(run)(flaws)
         return summary, value[0], mid[0]
 
-    summary, value, mid = jax.lax.map(on_day, prepared.days)
-    n_steps = jnp.asarray(prepared.days[1].action.size, jnp.int32)
-    return {"days": summary | {"value": value, "mid": mid, "n_steps": n_steps}}
+    return jax.lax.map(on_day, (prepared.days, prepared.n_steps))
 
 
 def fuzz_stage(plan: Any, experiment: Any, prepared: Any, results: Arrays, key: PRNGKeyArray) -> Arrays:

@@ -7,11 +7,14 @@ import numpy as np
 
 from mfamm_jax.experiments.adversarial_days import IN_SECONDS, Day
 from mfamm_jax.experiments.adversarial_flaws import AS_GIVEN, FLAWS
+from mfamm_jax.experiments.adversarial_run import HEARD
 from mfamm_jax.simulation.adversary import PARAMETERS, parameters_of
 from mfamm_jax.simulation.invariants import INVARIANTS
 
-# An odds ratio of ask to bid fills that counts as leaning, per inventory other than 0.
+# Mean change of a log fill rate, per side and inventory other than 0, that counts as leaning.
 LEANS = 0.01
+# Smallest change of a depth, in half spreads, or of a size that counts as hearing something.
+HEARS = 1e-6
 BROKEN = (
     "quotes or P&L that are not numbers",
     "crosses its own quotes",
@@ -19,6 +22,7 @@ BROKEN = (
     "P&L that does not add up",
 )
 WITH, NOT, DEAF = (FLAWS[name][1] for name in ("inventory_sign", "ignores_inventory", "deaf"))
+SILENT = "does not quote both ways in an average state"
 
 
 def worst_days(days: list[Day], pnl: np.ndarray) -> dict[str, int]:
@@ -42,45 +46,74 @@ class _Policy:
         fuzz, row = (results["fuzz"]["given"], ()) if number == 0 else (results["fuzz"]["flawed"], (number - 1,))
         self.n_fuzzed = int(fuzz.n_steps[row])
         self.fuzzed = fuzz.counts[row]
-        self.state, self.quotes = fuzz.state[row], fuzz.quotes[row]
+        self.state, self.quotes = jax.tree.map(lambda x: x[row], (fuzz.state, fuzz.quotes))
         self.replayed = results["days"]["violations"][:, number].sum(axis=0)
-        self.lean = float(results["probe"]["lean"][number])
-        self.hears = float(results["probe"]["hears"][number])
-        self.ratio = np.exp(results["probe"]["ratio"][number])
-        games = results["opponents"]
+        probe = {key: value[number] for key, value in results["probe"].items()}
+        self.lean, self.n_probed, self.differs = float(probe["lean"]), int(probe["n_probed"]), float(probe["differs"])
+        self.unheard = [heard for heard, change in zip(HEARD, probe["hears"]) if change < HEARS]
+        self.ratio = probe["ratio"]
+        games, found = results["opponents"], results["markets"]["found"]
         self.nobody, self.learned, self.worst = (float(games[x][number]) for x in ("nobody", "learned", "worst"))
+        self.fitted, self.worst_market = float(found.nominal[number]), float(found.value[number])
 
     def findings(self, given: "_Policy") -> list[list[Any]]:
         """Weakness, what shows it, and which attack did."""
         rows = []
-        harm, usual = self.nobody - self.worst, given.nobody - given.worst
-        if self.lean < -LEANS or abs(self.lean) <= LEANS:
-            middle = (len(self.ratio) // 2 + len(self.ratio)) // 2
-            ratio = float(self.ratio[middle])
-            held = middle - len(self.ratio) // 2
-            times = "" if abs(ratio - 1) < 1e-3 else f"{1 / ratio:.3g} times "
-            evidence = f"holding {held} lots it buys {times}as fast as it sells; the worst opponent takes {harm:.3g}"
-            evidence += f", {usual:.3g} from the policy as given" if self.number else ""
-            attack = "opponent" if harm > 1.2 * usual else "probe"
-            rows.append([self.name, WITH if self.lean < -LEANS else NOT, evidence, attack])
-        if self.hears == 0:
-            rows.append([self.name, DEAF, "the same quotes at VPIN 0 and 1 and at imbalance -1 and 1", "probe"])
+        if self.n_probed == 0:
+            rows.append(
+                [SILENT, "no quote at average conditions that another inventory could be compared with", "probe"]
+            )
+        elif self.lean <= LEANS:
+            rows.append([WITH if self.lean < -LEANS else NOT, self._leaning(given), "probe"])
+        if len(self.unheard) == len(HEARD):
+            rows.append([DEAF, "the same quotes at VPIN 0 and 1, imbalance -1 and 1, and any book", "probe"])
+        elif self.unheard:
+            rows.append([f"does not hear {' and '.join(self.unheard)}", "the same quotes whatever it is", "probe"])
+        if self.worst_market < 0 < self.fitted:
+            rows.append(
+                ["loses in its worst market", f"{self.fitted:.3g} becomes {self.worst_market:.3g}", "worst market"]
+            )
+        if self.worst < 0 < self.nobody:
+            evidence = (
+                f"{self.nobody:.3g} becomes {self.worst:.3g}, or {self.learned:.3g} by one who sees the quotes only"
+            )
+            rows.append(["loses to its worst opponent", evidence, "opponent"])
         for i, weakness in enumerate(BROKEN):
-            hit = [name for name, count in (("fuzz", self.fuzzed[i]), ("days", self.replayed[i])) if count]
-            if not hit:
+            counts = {"fuzz": int(self.fuzzed[i]), "days": int(self.replayed[i])}
+            if not any(counts.values()):
                 continue
-            evidence = ""
-            if self.fuzzed[i]:
-                inventory, left, _, vpin, imbalance = self.state[i]
-                bid, ask, bid_size, ask_size = self.quotes[i]
-                evidence = (
-                    f"{self.fuzzed[i]:,} fuzzed steps, first at inventory {inventory:g}, {left:.2g} s left, VPIN {vpin:.2g}, imbalance {imbalance:.2g}: "
-                    f"depths {bid:.3g} and {ask:.3g} for {bid_size:g} and {ask_size:g}"
-                )
-            if self.replayed[i]:
-                evidence += ("; " if evidence else "") + f"{self.replayed[i]:,} replayed steps"
-            rows.append([self.name, weakness, evidence, " and ".join(hit)])
-        return rows
+            evidence = [self._first(i)] if counts["fuzz"] else []
+            unit = "days" if i == len(BROKEN) - 1 else "replayed steps"
+            evidence += [f"{counts['days']:,} {unit}"] if counts["days"] else []
+            rows.append([weakness, "; ".join(evidence), " and ".join(name for name, n in counts.items() if n)])
+        return [[self.name, *row] for row in rows]
+
+    def _leaning(self, given: "_Policy") -> str:
+        """How fast it buys when it holds something, beside flat, and what that costs."""
+        n = len(self.ratio) // 2
+        held = [i for i in range(n + 1, 2 * n + 1) if np.isfinite(self.ratio[i])]
+        text = ""
+        if held and np.isfinite(self.ratio[n]):
+            i = held[len(held) // 2]
+            text = f"holding {i - n} lots it buys {1 / self.ratio[i]:.3g} times as fast as it sells, flat {1 / self.ratio[n]:.3g} times; "
+        text += f"the worst opponent takes {self.nobody - self.worst:.3g}"
+        return text + (f", {given.nobody - given.worst:.3g} from the policy as given" if self.number else "")
+
+    def _first(self, i: int) -> str:
+        """Where the fuzz broke an invariant first."""
+        state, quotes = jax.tree.map(lambda x: x[i], (self.state, self.quotes))
+        known = state.covariates
+        return (
+            f"{self.fuzzed[i]:,} fuzzed steps, first at inventory {state.inventory:g}, {state.time_left:.2g} s left, volatility {known.volatility:.2g}, VPIN "
+            f"{known.vpin:.2g}, imbalance {known.imbalance:.2g}, book features up to {np.abs(known.book_features).max():.2g}: depths {quotes.bid_depth:.3g} and "
+            f"{quotes.ask_depth:.3g} for {quotes.bid_size:g} and {quotes.ask_size:g}"
+        )
+
+
+def _is_named(flaw: str, findings: list[list[Any]]) -> bool:
+    """Whether the findings name a planted flaw; with a lot or two at most a wrong sign shows as no lean."""
+    named, weakness = {row[1] for row in findings}, FLAWS[flaw][1]
+    return weakness in named or (weakness == WITH and NOT in named)
 
 
 def adversarial_metrics(experiment: Any, prepared: Any, results: dict[str, Any]) -> dict[str, Any]:
@@ -90,14 +123,24 @@ def adversarial_metrics(experiment: Any, prepared: Any, results: dict[str, Any])
     policies = [_Policy(i, name, results) for i, name in enumerate(names)]
     given = policies[0]
     findings = {policy.name: policy.findings(given) for policy in policies}
-    planted = {name: FLAWS[name][1] in [row[1] for row in findings[name]] for name in experiment.flawed}
+    # A flaw that changes no quote here is no flaw here.
+    planted = {p.name: _is_named(p.name, findings[p.name]) for p in policies[1:] if p.differs > 0}
     violations = int(given.fuzzed.sum() + given.replayed.sum())
     markets, days = results["markets"], prepared.report["days"]
     worst = worst_days(days, results["days"]["pnl"][:, 0])
     change = {name: float(results["days"]["pnl"][n, 0] - results["days"]["pnl"][0, 0]) for name, n in worst.items()}
     worst_day = min(change, key=lambda name: change[name]) if change else ""
+    numbers = (
+        given.fitted,
+        given.worst_market,
+        given.nobody,
+        given.learned,
+        given.worst,
+        *results["days"]["pnl"][:, 0],
+    )
+    ok = bool(results["solver_ok"]) and violations == 0 and all(planted.values()) and bool(np.isfinite(numbers).all())
     return {
-        "ok": bool(results["solver_ok"]) and violations == 0 and all(planted.values()),
+        "ok": ok,
         "mean_pnl": float(markets["mean"][0]),
         "certainty_equivalent": float(markets["found"].nominal[0]),
         "worst_market": float(markets["found"].value[0]),
@@ -116,7 +159,7 @@ def adversarial_metrics(experiment: Any, prepared: Any, results: dict[str, Any])
         "weaknesses": [row[1] for row in findings[AS_GIVEN]],
         "tables": [
             _robustness(experiment, policies, results, days),
-            _found(experiment, findings, planted),
+            _found(experiment.flawed, findings, planted),
             _worst_market(markets, experiment),
             _bad_days(results["days"], days, worst),
             _invariants(policies, int(results["days"]["n_steps"])),
@@ -160,19 +203,21 @@ def _robustness(experiment: Any, policies: list[_Policy], results: dict[str, Any
     }
 
 
-def _found(experiment: Any, findings: dict[str, list], planted: dict[str, bool]) -> dict[str, Any]:
-    notes = ["The policy as given: no weakness found." if not findings[AS_GIVEN] else ""]
-    missed = [name for name, found in planted.items() if not found]
+def _found(flaws: tuple[str, ...], findings: dict[str, list], planted: dict[str, bool]) -> dict[str, Any]:
+    notes = ["The policy as given: no weakness found."] if not findings[AS_GIVEN] else []
+    missed = [f"{name} ({FLAWS[name][1]})" for name, found in planted.items() if not found]
     if planted:
+        text = f"Planted flaws: {len(planted) - len(missed)} of {len(planted)} found"
+        notes.append(text + (f"; missed: {', '.join(missed)}." if missed else "."))
+    if idle := [name for name in flaws if name not in planted]:
         notes.append(
-            f"Planted flaws: {len(planted) - len(missed)} of {len(planted)} found"
-            + (f"; missed: {', '.join(f'{name} ({FLAWS[name][1]})' for name in missed)}." if missed else ".")
+            f"No quote of these differs from the policy as given, so there is nothing to find: {', '.join(idle)}."
         )
     return {
         "title": "Weaknesses found",
         "header": ["policy", "weakness", "evidence", "found by"],
         "rows": [row for rows in findings.values() for row in rows],
-        "notes": [note for note in notes if note],
+        "notes": notes,
     }
 
 

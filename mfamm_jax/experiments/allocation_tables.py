@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 
 def allocation_metrics(
@@ -57,5 +57,5 @@ def _interval(values: np.ndarray) -> str:
     """Of the mean, by Student's t."""
     if values.size < 2:
         return ""
-    half = stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
+    half = stdtrit(values.size - 1, 0.975) * values.std(ddof=1) / np.sqrt(values.size)
     return f"{values.mean() - half:.4g} to {values.mean() + half:.4g}"

@@ -8,19 +8,33 @@ import signal
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-# Brackets are units and lists, never colours.
-stderr, stdout = (Console(stderr=to_stderr, highlight=False, markup=False) for to_stderr in (True, False))
+from mfamm_jax.experiments.printed import (
+    metrics_table,
+    say,
+    show_comparison,
+    show_configs,
+    show_everything,
+    show_named,
+    show_outcome,
+    size_of,
+    stderr,
+    stdout,
+    table_of,
+    warn,
+)
+
+EPILOG = """Start with: mfamm run quickstart
+
+Exit codes: 0 done, 1 numerical failure, 2 usage, config or data, 3 a check failed, 4 some sweep rows failed, 130 interrupted and resumable"""
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=EPILOG)
 USAGE, CHECK_FAILED, INTERRUPTED = 2, 3, 130
-MOST_SHOWN = 20
 # Exceptions of libraries that mean a file or the machine, not the package.
 FOREIGN = {
     "JaxRuntimeError": "the device, or another process, failed (out of memory: a smaller batch_rows)",
@@ -55,15 +69,37 @@ Engine = Annotated[
 ]
 
 
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"mfamm-jax {version('mfamm-jax')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def describe(
+    shows_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and stop")
+    ] = False,
+) -> None:
+    """Market-making models in JAX: an experiment or a sweep from a config file to a run folder with numbers, figures and a report."""
+
+
 @app.command()
 def run(
     config: ConfigName,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="run folder; default runs/NAME-HASH")] = None,
-    seed: Annotated[int | None, typer.Option(help="overrides the file")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="what all random numbers are drawn from: same seed, same numbers; overrides the file"),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or float64")] = None,
     fresh: Annotated[bool, typer.Option("--fresh/--resume", help="start again, or keep finished parts")] = False,
-    chunk: Annotated[int | None, typer.Option(help="sweep rows in a part; overrides the file")] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(help="sweep rows in a part: a file, saved when it is finished; overrides chunk_size of the file"),
+    ] = None,
     engine: Engine = "local",
     workers: Annotated[
         int | None, typer.Option(min=1, help="processes on this machine, or Ray workers; default: what the cluster has")
@@ -85,7 +121,7 @@ def run(
     if engine == "distributed" and workers and "MFAMM_COORDINATOR" not in os.environ:
         from mfamm_jax.experiments.launch import start_processes
 
-        raise typer.Exit(start_processes(sys.argv[1:], workers, _say))
+        raise typer.Exit(start_processes(sys.argv[1:], workers, say))
     say_json = _only_json_on_stdout() if engine != "local" else typer.echo
     begin = time.perf_counter()
     from mfamm_jax.experiments.record import RunFolder
@@ -101,12 +137,11 @@ def run(
     chosen = _engine(engine, workers, loaded, folder, fresh)
     if chosen is None:
         return None
-    for warning in loaded.warnings:
-        stderr.print(f"warning: {warning}")
+    warn(loaded.warnings)
     seconds = time.perf_counter() - begin
     try:
         with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-            outcome = run_experiment(loaded, folder, say=_say, progress=progress, engine=chosen, import_seconds=seconds)
+            outcome = run_experiment(loaded, folder, say=say, progress=progress, engine=chosen, import_seconds=seconds)
     except ValueError:
         if is_new and folder.is_empty():  # bad input leaves nothing half-written behind
             shutil.rmtree(folder.root)
@@ -114,7 +149,7 @@ def run(
     if as_json:
         say_json(json.dumps({"code": outcome.code, "folder": str(outcome.folder), "metrics": outcome.metrics}))
     else:
-        _show(outcome)
+        show_outcome(outcome)
     if outcome.code == INTERRUPTED:
         stderr.print("interrupted; finished parts are kept: run the same command again to continue")
     raise typer.Exit(outcome.code)
@@ -127,10 +162,10 @@ def _engine(name: str, workers: int | None, loaded: Any, folder: Any, fresh: boo
 
     if name != "distributed":
         folder.open(fresh)
-        return Ray(workers, _say) if name == "ray" else Local()
+        return Ray(workers, say) if name == "ray" else Local()
     distributed = Distributed()
     if distributed.rank:
-        help_with_sweep(distributed, loaded, folder, _say)
+        help_with_sweep(distributed, loaded, folder, say)
         return None
     folder.open(fresh)
     return distributed
@@ -152,38 +187,6 @@ def _only_json_on_stdout() -> Any:
     return write
 
 
-def _show(outcome: Any) -> None:
-    stdout.print(_table(outcome.metrics))
-    for table in outcome.metrics.get("tables", []):
-        shown = Table(*table["header"], title=table["title"])
-        for row in table["rows"]:
-            shown.add_row(*(f"{x:.6g}" if isinstance(x, float) else str(x) for x in row))
-        stdout.print(shown)
-        for note in table["notes"]:
-            stdout.print(note, soft_wrap=True)
-    if outcome.metrics.get("sweep", {}).get("failed"):
-        stdout.print(f"failed  {outcome.folder / 'failed.parquet'} has every failed row with its reason")
-    if (outcome.folder / "report.html").is_file():
-        stdout.print(f"report  {outcome.folder / 'report.html'}")
-
-
-def _say(text: str) -> None:
-    stderr.print(text, soft_wrap=True)
-
-
-def _table(metrics: dict[str, Any]) -> Table:
-    table = Table("metric", "value")
-    for name, value in metrics.items():
-        if name == "gradient":
-            for parameter, row in value.items():
-                shown = f"{row['autodiff']:.6g} (finite difference {row['finite_difference']:.6g})"
-                table.add_row(f"d expected_pnl / d {parameter}", shown)
-        if value is None or (isinstance(value, dict | list) and name != "sweep"):
-            continue  # in metrics.json and the report
-        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
-    return table
-
-
 @app.command()
 def check(config: ConfigName, overrides: Overrides = None) -> None:
     """Validate a config and say what a run would do; nothing is run."""
@@ -192,51 +195,55 @@ def check(config: ConfigName, overrides: Overrides = None) -> None:
 
 def _describe(loaded: Any) -> None:
     from mfamm_jax.experiments.config import construct
+    from mfamm_jax.experiments.record import memory_bytes
     from mfamm_jax.experiments.runner import set_precision
+    from mfamm_jax.experiments.sources import named_files
     from mfamm_jax.experiments.sweep import lay_out, row_bytes
 
     set_precision(loaded)
     experiment = construct(loaded)
-    for warning in loaded.warnings:
-        stderr.print(f"warning: {warning}")
-    stdout.print(f"{loaded.place}: valid")
+    warn(loaded.warnings)
+    files = named_files(loaded.tables)
+    missing = [f"{setting}: {file}: no such file or folder" for setting, file in files if not Path(file).exists()]
+    if missing:
+        raise ValueError(f"{loaded.place}: {'; '.join(missing)}")
+    data = f"; the data of {', '.join(dict.fromkeys(setting for setting, _ in files))} are read by `run` only"
+    stdout.print(f"{loaded.place}: {f'settings are valid{data}' if files else 'valid'}", soft_wrap=True)
     if not loaded.sweep.n_rows:
         return stdout.print("no sweep")
     layout = lay_out(loaded, experiment)
     n_groups, n_parts = len(layout.groups), len(layout.parts)
-    memory = row_bytes(loaded, experiment) * min(layout.batch_rows, loaded.sweep.n_rows) / 2**20
-    return stdout.print(
+    row, memory = row_bytes(loaded, experiment), memory_bytes()
+    needed = row * min(layout.batch_rows, loaded.sweep.n_rows)
+    stdout.print(
         f"{loaded.sweep.n_rows:,} sweep rows, {n_groups} compile group{'' if n_groups == 1 else 's'}, "
-        f"batches of {layout.batch_rows} in about {memory:,.0f} MiB, {n_parts} part{'' if n_parts == 1 else 's'}",
+        f"batches of {layout.batch_rows} in about {size_of(needed)}, {n_parts} part{'' if n_parts == 1 else 's'}",
         soft_wrap=True,
     )
+    if needed > memory:
+        change = (
+            f"set batch_rows to {memory // row:,} at most" if row <= memory else "one row is too large; coarser grids"
+        )
+        warn([f"a batch takes about {size_of(needed)}, this machine has {size_of(memory)}: {change}"])
+    return None
 
 
 @app.command("list")
 def list_command(
-    only: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="an experiment or the first name of a table")
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="a config, an experiment, or the first name of a table")
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="settings of all experiments and tables")] = False,
 ) -> None:
-    """Experiments with their settings, units, defaults and equations."""
-    from mfamm_jax.experiments.config import describe_settings, shipped_configs
-    from mfamm_jax.experiments.registry import EXPERIMENTS
-
-    found = False
-    settings = {f'experiment = "{name}"': (name, describe_settings(cls)) for name, cls in EXPERIMENTS.items()}
-    for title, (name, every) in settings.items():
-        rows = [row for row in every if only in (None, name) or row[0].startswith(f"{only}.")]
-        table = Table("setting", "default", "unit", "equation", "meaning", title=title)
-        for row in rows:
-            table.add_row(*row)
-        for column in table.columns:
-            column.overflow = "fold"
-        if rows:
-            found = True
-            stdout.print(table)
-    if not found:
-        raise ValueError(f'"{only}": no such experiment or table; known experiments: {", ".join(EXPERIMENTS)}')
-    stdout.print("shipped configs: " + ", ".join(shipped_configs()))
+    """Shipped configs; with a name the settings of it, with units, defaults and equations."""
+    if every and name is not None:
+        raise ValueError(f'give "{name}" or --all, not both')
+    if every:
+        show_everything()
+    elif name is not None:
+        show_named(name)
+    else:
+        show_configs()
 
 
 @app.command()
@@ -252,7 +259,7 @@ def verify(
     if as_json:
         typer.echo(json.dumps(answer))
     else:
-        table = Table("case", "status", "worst error", "tolerance", "reason")
+        table = table_of("case", "status", "worst error", "tolerance", "reason")
         for case in answer["cases"]:
             numbers = ["" if case[name] is None else f"{case[name]:.2g}" for name in ("error", "tolerance")]
             table.add_row(case["id"], case["status"], *numbers, case["reason"])
@@ -277,33 +284,12 @@ def reproduce(
     enable_compile_cache()
     bar = Progress(console=stderr, transient=True, disable=not stderr.is_terminal)
     with tempfile.TemporaryDirectory(prefix="mfamm-") as own, bar as progress:
-        answer = repeat(folder, config, manifest, out or Path(own) / "again", _say, progress)
+        answer = repeat(folder, config, manifest, out or Path(own) / "again", say, progress)
     if as_json:
         typer.echo(json.dumps(answer))
     else:
-        _show_comparison(answer)
+        show_comparison(answer)
     raise typer.Exit(0 if answer["same"] else CHECK_FAILED)
-
-
-def _show_comparison(answer: dict[str, Any]) -> None:
-    counts = ", ".join(f"{n:,} {name}" for name, n in answer["compared"].items() if n)
-    differences = sorted(answer["differences"], key=lambda d: d["within"])
-    if differences:
-        table = Table("what", "was", "is", "allowed difference", "verdict")
-        for d in differences[:MOST_SHOWN]:
-            cells = [f"{x:.9g}" if isinstance(x, float) else str(x) for x in (d["before"], d["after"], d["allowed"])]
-            table.add_row(d["what"], *cells, "within" if d["within"] else "DIFFERS")
-        stdout.print(table)
-        if len(differences) > MOST_SHOWN:
-            stdout.print(f"and {len(differences) - MOST_SHOWN} more; --json has all")
-    for reason in answer["reasons"]:
-        stdout.print(f"changed since: {reason}", soft_wrap=True)
-    wanted = "to the bit" if answer["exact"] else "within tolerances"
-    if differences and answer["exact"]:
-        stdout.print(
-            "nothing that the manifest knows of has changed; if no file of the package was edited, this is a fault"
-        )
-    stdout.print(f"{'reproduced' if answer['same'] else 'NOT reproduced'} {wanted}: {counts} compared")
 
 
 @app.command()
@@ -338,13 +324,12 @@ def export(
 
     assert config is not None
     assert out is not None
-    found = export_project(config, overrides or [], out, overwrite, _say)
+    found = export_project(config, overrides or [], out, overwrite, say)
     if as_json:
         typer.echo(json.dumps(found))
         return None
-    for warning in found.pop("warnings"):
-        stderr.print(f"warning: {warning}", soft_wrap=True)
-    stdout.print(_table(found))
+    warn(found.pop("warnings"))
+    stdout.print(metrics_table(found))
     return stdout.print(f"verify  mfamm export --check {out}    or    make -C {out} check", soft_wrap=True)
 
 
@@ -356,12 +341,12 @@ def _check_export(folder: Path, tiers: str, as_json: bool) -> None:
 
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    results = verify(folder, wanted, _say)
+    results = verify(folder, wanted, say)
     if as_json:
         rows = [{"tier": r.tier, "status": r.status, "detail": r.detail, "seconds": r.seconds} for r in results]
         typer.echo(json.dumps({"tiers": rows}))
     else:
-        table = Table("tier", "what", "status", "seconds", "detail")
+        table = table_of("tier", "what", "status", "seconds", "detail")
         for r in results:
             table.add_row(str(r.tier), TIERS[r.tier], r.status, f"{r.seconds:.1f}", r.detail)
         stdout.print(table)
@@ -395,7 +380,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="file, or folder of files that belong together")],
     kind: Annotated[str | None, typer.Option(help="format; default: told by names and content")] = None,
     option: Annotated[
-        list[str] | None, typer.Option("--set", help="setting of the format, e.g. symbol=AAPL; see mfamm list")
+        list[str] | None, typer.Option("--set", help="setting of the format, e.g. symbol=AAPL; see mfamm list market")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -411,7 +396,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(facts))
     else:
-        stdout.print(_table({name: str(x) if isinstance(x, dict | list) else x for name, x in facts.items()}))
+        stdout.print(metrics_table({name: str(x) if isinstance(x, dict | list) else x for name, x in facts.items()}))
 
 
 @app.command()
@@ -419,15 +404,18 @@ def doctor() -> None:
     """Versions, devices, extras and the compile cache of this machine."""
     import jax
 
-    from mfamm_jax.experiments.record import OPTIONAL, installed, versions
+    from mfamm_jax.experiments.record import EXTRAS, PACKAGES, installed, versions
     from mfamm_jax.experiments.runner import enable_compile_cache
 
     enable_compile_cache()
-    table = Table("what", "found", "remark")
+    table = table_of("what", "found", "remark")
     for name, number in versions().items():
-        table.add_row(name, number, "")
-    for name in OPTIONAL:
-        table.add_row(name, installed(name) or "missing", "" if installed(name) else 'pip install "mfamm_jax[full]"')
+        if name in ("python", *PACKAGES):
+            table.add_row(name, number, "")
+    for extra, names in EXTRAS.items():
+        for name in names:
+            found = installed(name)
+            table.add_row(name, found or "missing", f"extra {extra}" if found else f'pip install "mfamm-jax[{extra}]"')
     table.add_row("devices", ", ".join(str(device) for device in jax.devices()), "")
     table.add_row("compile cache", str(jax.config.jax_compilation_cache_dir), "")
     stdout.print(table)

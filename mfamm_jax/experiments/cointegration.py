@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mfamm_jax.experiments.cointegration_run import estimate, family_p_values, look_ahead, null_ratios, walk_forward
 from mfamm_jax.experiments.cointegration_tables import cointegration_metrics
 from mfamm_jax.experiments.experiment import AbstractExperiment, Stage
+from mfamm_jax.experiments.panels import panel_provenance
 from mfamm_jax.experiments.quoting_run import HostReport
 from mfamm_jax.fields import Checked, real_field, static_field
 from mfamm_jax.market.events import DataError
@@ -157,8 +158,7 @@ class CointegrationExperiment(AbstractExperiment):
 
     def provenance(self, prepared: Prepared) -> dict[str, Any]:
         """The panel's file."""
-        panel = prepared.report["panel"]
-        return {"panel": {"name": panel.name, "source": panel.source, "columns": panel.columns}}
+        return panel_provenance(prepared.report["panel"])
 
     def row(self, plan: Any, prepared: Prepared, key: PRNGKeyArray) -> dict[str, Array]:
         """Smallest corrected p-value, and what the walk made."""

@@ -2,11 +2,12 @@
 
 import dataclasses
 import difflib
-import json
+import itertools
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -15,6 +16,7 @@ import equinox as eqx
 from mfamm_jax.experiments.experiment import AbstractExperiment, ConfigError
 from mfamm_jax.experiments.registry import EXPERIMENTS, KINDS
 from mfamm_jax.experiments.rows import METHODS, MOST_ROWS, Sweep, read_axis
+from mfamm_jax.experiments.toml_text import toml_value
 
 LARGEST_FLOAT32 = 3.4e38
 
@@ -70,7 +72,7 @@ def find_config(name: str) -> Path:
         for candidate in (folder / name, folder / f"{name}.toml", folder / name.removeprefix("experiments/")):
             if candidate.is_file():
                 return candidate
-    raise ConfigError(f"{name}: no such config file or shipped experiment{_suggest(name, shipped_configs())}")
+    raise ConfigError(f"{name}: no such config file or shipped experiment{suggest(name, shipped_configs())}")
 
 
 def shipped_configs() -> list[str]:
@@ -80,29 +82,43 @@ def shipped_configs() -> list[str]:
     return sorted({file.stem for folder in folders if folder.is_dir() for file in folder.glob("*.toml")})
 
 
+def config_summary(name: str) -> tuple[str, str]:
+    """Experiment of a config file, and the comment that it begins with up to its first full stop or colon."""
+    text, table = _read(find_config(name))
+    comment = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    said = " ".join(line.lstrip("# ") for line in comment)
+    return str(table.get("experiment", "")), re.split(r"(?<=[.?:])\s", said, maxsplit=1)[0].rstrip(".:")
+
+
 def load_config(name: str, overrides: list[str] | None = None) -> Config:
     """Reads, overrides and validates a config file."""
     path = find_config(name)
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    text, table = _read(path)
     # A table's kind first: another kind starts from its own defaults, not from the file's settings of the old one.
     ordered = sorted(overrides or [], key=lambda item: not item.split("=")[0].endswith(".kind"))
     overridden = {_override(table, item) for item in ordered}
     return parse_config(table, _Place(str(path), text, frozenset(overridden)), default_name=path.stem)
 
 
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    """Text and content."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Finds the line of a key for messages."""
+    """Finds the line of a key for messages, and what else may have been meant among the settings of `schema`."""
 
     file: str
     text: str
     overridden: frozenset[str] = frozenset()
+    schema: type | None = None
 
     def __call__(self, dotted: str) -> str:
         if dotted in self.overridden:
@@ -128,8 +144,9 @@ def parse_config(table: dict[str, Any], place: _Place, default_name: str = "run"
     if not isinstance(experiment, str) or experiment not in EXPERIMENTS:
         known = ", ".join(EXPERIMENTS) + ', or "module:Class" from outside'
         given = f"unknown experiment {experiment!r}" if experiment else "missing"
-        raise ConfigError(f"{place('experiment')}: {given}; known: {known}{_suggest(str(experiment), EXPERIMENTS)}")
+        raise ConfigError(f"{place('experiment')}: {given}; known: {known}{suggest(str(experiment), EXPERIMENTS)}")
     cls = _named(EXPERIMENTS, experiment, place("experiment"))
+    place = dataclasses.replace(place, schema=cls)
     sweep_table = table.pop("sweep", {})
     settings = _settings(table, place, default_name)
     sweep = _sweep(sweep_table, place, settings.seed)
@@ -234,8 +251,9 @@ def resolve(cls: type, table: Any, place: _Place, path: str, warnings: list[str]
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in table:
         if key not in fields:
+            given, hint = _elsewhere(place.schema, _join(path, key), table[key])
             known = ", ".join(fields)
-            raise ConfigError(f"{place(_join(path, key))}: unknown key{_suggest(key, fields)}; known keys: {known}")
+            raise ConfigError(f"{place(given)}: unknown key{hint or suggest(key, fields)}; known keys: {known}")
     out = {}
     for name, field in fields.items():
         dotted = _join(path, name)
@@ -263,7 +281,7 @@ def _resolve_kind(
     kind = table.get("kind", next(iter(kinds)))
     if not isinstance(kind, str) or kind not in kinds:
         known = ", ".join(kinds)
-        raise ConfigError(f'{place(path + ".kind")}: unknown kind "{kind}"{_suggest(str(kind), kinds)}; known: {known}')
+        raise ConfigError(f'{place(path + ".kind")}: unknown kind "{kind}"{suggest(str(kind), kinds)}; known: {known}')
     rest = {key: value for key, value in table.items() if key != "kind"}
     return {"kind": kind} | resolve(_named(kinds, kind, place(f"{path}.kind")), rest, place, path, warnings)
 
@@ -330,22 +348,32 @@ def _describe(field: dataclasses.Field) -> str:
     return f"{text} ({meaning.help})" if meaning is not None and meaning.help else text
 
 
-def describe_settings(cls: type, prefix: str = "") -> list[tuple[str, str, str, str, str]]:
-    """(path, default, unit, equation, meaning) of every setting of an experiment or table."""
+def describe_kinds(name: str, path: str, expand: bool = True) -> list[tuple[str, str, str, str, str]]:
+    """As `describe_settings`, of every kind of the table `name`."""
+    rows = []
+    for kind, source in KINDS[name].items():
+        rows.append((f'{path}.kind = "{kind}"', "", "", "", (source.__doc__ or "").splitlines()[0]))
+        rows += describe_settings(source, path + ".", expand)
+    return rows
+
+
+def describe_settings(cls: type, prefix: str = "", expand: bool = True) -> list[tuple[str, str, str, str, str]]:
+    """(path, default, unit, equation, meaning) of every setting of an experiment or table; without `expand` tables of KINDS are only named."""
     rows = []
     for field in dataclasses.fields(cls):
         path, meaning = prefix + field.name, field.metadata.get("meaning")
         is_table = isinstance(field.type, type) and issubclass(field.type, eqx.Module)
-        if is_table and field.name in KINDS:
-            for kind, source in KINDS[field.name].items():
-                rows.append((f'{path}.kind = "{kind}"', "", "", "", (source.__doc__ or "").splitlines()[0]))
-                rows += describe_settings(source, path + ".")
+        if is_table and field.name in KINDS and expand:
+            rows += describe_kinds(field.name, path)
+        elif is_table and field.name in KINDS:
+            kinds = list(KINDS[field.name])
+            rows.append((f"{path}.kind", kinds[0], "", "", f"one of {', '.join(kinds)}: see [{field.name}]"))
         elif is_table:
-            rows += describe_settings(field.type, path + ".")
+            rows += describe_settings(field.type, path + ".", expand)
         elif meaning is not None:
             given = field.default
             shown = (
-                _toml_value(given) if isinstance(given, tuple) or given == "" else str(given)
+                toml_value(given) if isinstance(given, tuple) or given == "" else str(given)
             )  # as it is written in a file
             default = "required" if given is dataclasses.MISSING else shown
             usual = f" (usual {meaning.usual[0]:g} to {meaning.usual[1]:g})" if meaning.usual else ""
@@ -393,12 +421,12 @@ def _check_swept(
     for name in parents:
         known = {field.name: field for field in dataclasses.fields(current)}
         if name not in known or not isinstance(table.get(name), dict):
-            raise ConfigError(f"{place(dotted)}: no such table to sweep over{_suggest(path, _paths(tables))}")
+            raise ConfigError(f"{place(dotted)}: no such table to sweep over{_suggest_path(path, _paths(tables))}")
         table = table[name]
         current = KINDS[name][table["kind"]] if name in KINDS else known[name].type
     fields = {field.name: field for field in dataclasses.fields(current)}
     if last not in fields or isinstance(table.get(last), dict):
-        raise ConfigError(f"{place(dotted)}: no such setting to sweep over{_suggest(path, _paths(tables))}")
+        raise ConfigError(f"{place(dotted)}: no such setting to sweep over{_suggest_path(path, _paths(tables))}")
     if get_origin(fields[last].type) is tuple:
         raise ConfigError(f"{place(dotted)}: a list of numbers cannot be swept over; use one file for each")
     return tuple(_checked(fields[last], value, place, dotted, []) for value in values)
@@ -437,35 +465,30 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _suggest(word: str, known: Any) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
+    """What may have been meant, for the end of a complaint."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f' (did you mean "{close[0]}"?)' if close else ""
 
 
-def to_toml(table: dict[str, Any], path: str = "") -> str:
-    """Writes nested tables of plain values as TOML; None is left out (TOML has no null)."""
-    # A sweep's ranges stay on one line: [sweep."a.b"] is hard to read.
-    inline = path == "sweep"
-    plain = {k: v for k, v in table.items() if (inline or not isinstance(v, dict)) and v is not None}
-    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in plain.items()]
-    for key, value in table.items():
-        if isinstance(value, dict) and not inline:
-            dotted = _join(path, _toml_key(key))
-            lines += ["", f"[{dotted}]", to_toml(value, dotted)]
-    return "\n".join(lines)
+def _suggest_path(path: str, known: Iterable[str]) -> str:
+    """A setting of the same name in another table, else the closest path."""
+    return _same_name(path, known) or suggest(path, known)
 
 
-def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").isalnum() and key.isascii() else _toml_value(key)
+def _same_name(path: str, known: Iterable[str]) -> str:
+    name = path.rpartition(".")[2]
+    same = [other for other in known if other != path and other.rpartition(".")[2] == name]
+    closest = [f'"{other}"' for other in difflib.get_close_matches(path, same, n=3, cutoff=0)]
+    return f" (did you mean {' or '.join(closest)}?)" if same else ""
 
 
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # a JSON string is one of TOML's
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + " }"
-    return repr(float(value)) if isinstance(value, float) else str(value)
+def _elsewhere(schema: type | None, path: str, value: Any) -> tuple[str, str]:
+    """An unknown key, or the first setting in an unknown table, that has a namesake in the experiment; with the suggestion."""
+    if schema is not None:
+        of_run = {field.name for field in dataclasses.fields(Settings)}
+        known = of_run | {row[0].partition(" = ")[0] for row in describe_settings(schema)}
+        for given in _paths(value, path) if isinstance(value, dict) else [path]:
+            if hint := _same_name(given, known):
+                return given, hint
+    return path, ""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mfamm_jax.experiments.observe import IntensityRows
 from mfamm_jax.features import BOOK_FEATURES
-from mfamm_jax.fields import Checked, static_field
+from mfamm_jax.fields import Checked, in_precision, static_field
 from mfamm_jax.market.events import DataError
 from mfamm_jax.models.intensity import LogLinearScale
 from mfamm_jax.results import RESULTS, Solution
@@ -88,19 +88,15 @@ def _common(own: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]) -> Float[
     return jnp.sum(decays / errors**2) / jnp.sum(1 / errors**2)
 
 
-def _real(x: np.ndarray) -> Float[Array, "..."]:
-    return jnp.asarray(x, jnp.result_type(float))
-
-
 def _poisson(rows: IntensityRows, calibration: Calibration, design, count, offset, side: str) -> IntensityFit:
     if count.sum() == 0:
         raise DataError(f"no marketable order fills the {side} in the training part; use a longer session")
     solution: Solution = _fit_poisson(
-        _real(design),
-        _real(count),
-        _real(rows.exposure),
+        in_precision(design),
+        in_precision(count),
+        in_precision(rows.exposure),
         ridge=calibration.ridge,
-        offset=_real(offset),
+        offset=in_precision(offset),
         cluster=jnp.asarray(rows.minute.astype(np.int32)),
         n_clusters=int(rows.minute.max()) + 1,
     )
@@ -127,7 +123,7 @@ def _own_decay(
             (rows.lower, rows.upper) if calibration.decay_from == "reach" else (rows.lower_mid, rows.upper_mid)
         )
         mine = rows.aggressor == sign
-        solution = _fit_reach(_real(lower[mine]), _real(upper[mine]))
+        solution = _fit_reach(in_precision(lower[mine]), in_precision(upper[mine]))
         decay, error = solution.value.decay, solution.value.standard_error
     if not float(decay) > 0 or not np.isfinite(float(error)):
         raise DataError(
@@ -143,7 +139,7 @@ def _side(rows: IntensityRows, calibration: Calibration, count: np.ndarray, deca
     offset = np.zeros(len(count)) if calibration.decay_from == "mid" else -float(decay) * rows.half_spread
     fit = _poisson(rows, calibration, _design(rows), count, offset, side)
     beta = fit.coefficients
-    intensity = jnp.exp(_real(_design(rows)) @ beta + _real(offset))
-    goodness = _goodness_of_fit(intensity, _real(rows.exposure), _real(count))
+    intensity = jnp.exp(in_precision(_design(rows)) @ beta + in_precision(offset))
+    goodness = _goodness_of_fit(intensity, in_precision(rows.exposure), in_precision(count))
     scale = LogLinearScale(beta[0], beta[1:7], beta[7], beta[8])
     return SideFit(scale, decay, own[0], own[1], fit, goodness)

@@ -46,8 +46,10 @@ class Flow:
 class PlantedFlow(Checked):
     """Heavy-tailed trading under concave impact that decays with two time scales."""
 
-    n_steps: int = static_field(default=70_000, lower=1000, help="length")
-    impact_exponent: float = static_field(default=0.5, lower=0.1, upper=2.0, source="(20) g", help="of the rate")
+    n_steps: int = static_field(default=70_000, lower=1000, help="length of the flow")
+    impact_exponent: float = static_field(
+        default=0.5, lower=0.1, upper=2.0, source="(20) g", help="power of the trading rate in the impact"
+    )
     fast: float = static_field(
         default=2.0, lower=0.1, unit="steps", source="(20) f", help="time constant of the transient 40 %"
     )
@@ -55,7 +57,7 @@ class PlantedFlow(Checked):
     persistence: float = static_field(
         default=0.3, lower=0.0, upper=0.99, help="correlation of one step's direction with the next one's"
     )
-    noise: Noise = static_field(default="white", help="of the price: on its level, or accumulating")
+    noise: Noise = static_field(default="white", help="noise of the price: on its level, or accumulating")
     noise_ratio: float = static_field(
         default=1.0, lower=0.0, help="standard deviation of the noise over that of the signal it is added to"
     )

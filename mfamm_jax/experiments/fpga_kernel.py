@@ -14,9 +14,9 @@ from mfamm_jax.experiments.fpga_run import KernelOutcome, compare_stage, order_l
 from mfamm_jax.experiments.fpga_tables import kernel_metrics
 from mfamm_jax.experiments.observe import Features, observe
 from mfamm_jax.experiments.quoting import Execution, replay_part
-from mfamm_jax.experiments.quoting_run import HostReport
+from mfamm_jax.experiments.quoting_run import HostReport, session_provenance
 from mfamm_jax.experiments.signal_quotes import Comparison
-from mfamm_jax.fields import Checked, static_field
+from mfamm_jax.fields import Checked, in_precision, static_field
 from mfamm_jax.fpga_export import (
     KernelPolicy,
     KernelProject,
@@ -406,7 +406,7 @@ class FPGAQuoteKernel(AbstractExperiment):
             truth=truth,
             outcome=KernelOutcome(quantized, errors),
         )
-        tick = jnp.asarray(session.tick_size, jnp.result_type(float))
+        tick = in_precision(session.tick_size)
         drawn = jnp.asarray(errors.sample, tick.dtype)
         return Prepared(kernel, self.float_policy(), tape, decisions, tick, drawn, n_blocks, report)
 
@@ -433,7 +433,7 @@ class FPGAQuoteKernel(AbstractExperiment):
 
     def provenance(self, prepared: Prepared) -> dict[str, Any]:
         """Data files with their hashes, clock and loader notes."""
-        return {"data": {name: prepared.report[name] for name in ("session", "clock", "source", "notes")}}
+        return session_provenance(prepared.report)
 
     def row(self, plan: Any, prepared: Prepared, key: PRNGKeyArray) -> dict[str, Array]:
         """P&L of both and the difference."""

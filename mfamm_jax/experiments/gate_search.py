@@ -25,9 +25,10 @@ from mfamm_jax.experiments.quoting_run import (
     execution_rules,
     fee_costs,
     reference_problem,
+    session_provenance,
 )
 from mfamm_jax.features.vpin import vpin_at_trades
-from mfamm_jax.fields import Checked, real_field, static_field
+from mfamm_jax.fields import Checked, in_precision, real_field, static_field
 from mfamm_jax.policies import Covariates, QuoteRules, largest_problem
 from mfamm_jax.simulation.replay import replay
 from mfamm_jax.solvers.calibrate import Box
@@ -180,11 +181,11 @@ class GateSearch(AbstractExperiment):
 
     def provenance(self, prepared: PreparedGates) -> dict[str, Any]:
         """Data files with their hashes."""
-        return {"data": {name: prepared.session.report[name] for name in ("session", "clock", "source", "notes")}}
+        return session_provenance(prepared.session.report)
 
     def box(self) -> Box:
         """Of the ranges."""
-        pairs = jnp.asarray([getattr(self.ranges, name) for name in self.ranges.free], jnp.result_type(float))
+        pairs = in_precision([getattr(self.ranges, name) for name in self.ranges.free])
         return Box(pairs[:, 0], pairs[:, 1], tuple(HOMES[name][1] for name in self.ranges.free))
 
     def given(self) -> Float[Array, " free"]:

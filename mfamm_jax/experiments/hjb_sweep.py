@@ -102,6 +102,21 @@ class Parameters(Checked):
         )
 
 
+def free_field(default: str, names: tuple[str, ...]) -> Any:
+    """A setting that lists which parameters a search may move."""
+    return static_field(default=default, help=f"names separated by commas, of {', '.join(names)}")
+
+
+def width_field(default: float) -> Any:
+    """A setting that says how far it may move them."""
+    return static_field(
+        default=default,
+        lower=1.0,
+        strict=True,
+        help="each may rise and fall by this factor from its value in [parameters]",
+    )
+
+
 class HJBExperiment(AbstractExperiment):
     """Solves (8)-(10) for given parameters.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mfamm_jax.features.clock import last_index, regular_grid
 from mfamm_jax.features.imbalance_grid import GridScale, book_channels, snapshot_grid
-from mfamm_jax.fields import Checked, static_field
+from mfamm_jax.fields import Checked, in_precision, static_field
 from mfamm_jax.market.book import microprice, queue_imbalance
 from mfamm_jax.market.events import NS, BookSnapshots, DataError, Session
 
@@ -271,7 +271,7 @@ def _book_values(session: Session, row: np.ndarray, grid: GridSettings) -> tuple
     books, n = session.books, grid.n_levels
     ladders = (_padded(x[row], n) for x in (books.bid_ticks, books.bid_size, books.ask_ticks, books.ask_size))
     bid, bid_size, ask, ask_size = ladders
-    bid_size, ask_size = (jnp.asarray(x, jnp.result_type(float)) for x in (bid_size, ask_size))
+    bid_size, ask_size = (in_precision(x) for x in (bid_size, ask_size))
     return _book_channels(jnp.asarray(bid), bid_size, jnp.asarray(ask), ask_size, n_channels=grid.n_channels)
 
 

@@ -23,7 +23,7 @@ from mfamm_jax.experiments.imbalance_fit import Training, embedded, scored, with
 from mfamm_jax.experiments.imbalance_scores import Calibration, linear_weights
 from mfamm_jax.experiments.imbalance_tables import imbalance_metrics, kept_arrays
 from mfamm_jax.experiments.imbalance_train import checkpoints, train, training_data
-from mfamm_jax.experiments.quoting_run import HostReport
+from mfamm_jax.experiments.quoting_run import HostReport, session_provenance
 from mfamm_jax.features.imbalance_grid import MIRRORS, mirror
 from mfamm_jax.fields import Checked
 from mfamm_jax.market.facts import session_facts
@@ -155,7 +155,7 @@ class ImbalanceTraining(AbstractExperiment):
 
     def provenance(self, prepared: Prepared) -> dict[str, Any]:
         """Data files with their hashes, clock and loader notes."""
-        return {"data": {name: prepared.report[name] for name in ("session", "clock", "source", "notes")}}
+        return session_provenance(prepared.report)
 
     def row(self, plan: Any, prepared: Prepared, key: PRNGKeyArray) -> dict[str, Array]:
         """AUC on the test block, and looks at the stopping block."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.experiment import AbstractExperiment, Stage
 from mfamm_jax.experiments.observe import Features, Observed, observe
-from mfamm_jax.experiments.quoting_run import HostReport
+from mfamm_jax.experiments.quoting_run import HostReport, session_provenance
 from mfamm_jax.experiments.tree_fit import Boosting, constant_features, fit_trees
 from mfamm_jax.experiments.tree_judge import (
     QUANTILES,
@@ -30,7 +30,7 @@ from mfamm_jax.experiments.tree_judge import (
 )
 from mfamm_jax.experiments.tree_rows import STATE, DepthRows, depth_rows, tick_depths
 from mfamm_jax.experiments.tree_tables import tree_metrics
-from mfamm_jax.fields import Checked, as_real, real_field, static_field
+from mfamm_jax.fields import Checked, as_real, in_precision, real_field, static_field
 from mfamm_jax.market.events import NS, DataError, Session
 from mfamm_jax.market.facts import session_facts
 from mfamm_jax.market.thinning import with_books
@@ -178,8 +178,10 @@ class IntensityTrees(AbstractExperiment):
         model = SideModel(
             grown.trees,
             LogLinear(_log_linear(both.thinned(most), side)),
-            _real(np.maximum(both.count.sum(axis=0), 0.5) / both.exposure.sum()),
-            LastBlock(_real(last.state), _real(last.exposure), _real(last.count), jnp.asarray(cluster)),
+            in_precision(np.maximum(both.count.sum(axis=0), 0.5) / both.exposure.sum()),
+            LastBlock(
+                in_precision(last.state), in_precision(last.exposure), in_precision(last.count), jnp.asarray(cluster)
+            ),
         )
         details = {
             "fit_fills": int(fit.count.sum()),
@@ -212,7 +214,7 @@ class IntensityTrees(AbstractExperiment):
 
     def provenance(self, prepared: Prepared) -> dict[str, Any]:
         """Data files with their hashes, clock and loader notes."""
-        return {"data": {name: prepared.report[name] for name in ("session", "clock", "source", "notes")}}
+        return session_provenance(prepared.report)
 
     def row(self, plan: Any, prepared: Prepared, key: PRNGKeyArray) -> dict[str, Array]:
         """Quotes with the fill curves of the trees and of the log-linear rate."""
@@ -228,10 +230,6 @@ class IntensityTrees(AbstractExperiment):
             "log_linear_value": control["value"][1, middle],
             "ok": jnp.all(control["ok"]),
         }
-
-
-def _real(x: np.ndarray) -> Float[Array, "..."]:
-    return jnp.asarray(x, jnp.result_type(float))
 
 
 def _edges(session: Session, blocks: Blocks) -> tuple[float, ...]:
@@ -252,7 +250,9 @@ def _edges(session: Session, blocks: Blocks) -> tuple[float, ...]:
 def _log_linear(rows: DepthRows, side: str) -> Float[Array, " coefficient"]:
     sample = rows.counts()
     design = np.column_stack([np.ones(len(sample.count)), sample.features])
-    solution = _fit_poisson(_real(design), _real(sample.count), _real(sample.exposure), ridge=RIDGE)
+    solution = _fit_poisson(
+        in_precision(design), in_precision(sample.count), in_precision(sample.exposure), ridge=RIDGE
+    )
     if not bool(solution.result == RESULTS.successful):
         reason = RESULTS[solution.result]  # pyrefly: ignore
         raise DataError(f"log-linear fit of the {side} intensity (11): {reason}")
@@ -276,10 +276,10 @@ def _prepared(
     return Prepared(
         bid=sides["bid"],
         ask=sides["ask"],
-        depths=_real(rows.depths),
-        reference=_real(np.concatenate([rows.depths[:1], quantiles[QUANTILES.index(0.5)]])),
-        quantiles=_real(quantiles.T),
-        softness=_real(blocks.softness * np.concatenate([[0.0], np.where(on_grid, 0.0, spread)])),
+        depths=in_precision(rows.depths),
+        reference=in_precision(np.concatenate([rows.depths[:1], quantiles[QUANTILES.index(0.5)]])),
+        quantiles=in_precision(quantiles.T),
+        softness=in_precision(blocks.softness * np.concatenate([[0.0], np.where(on_grid, 0.0, spread)])),
         volatility=as_real(float(np.median(observed.volatility[fitted]))),
         n_clusters=int(max(side.last.cluster.max() for side in sides.values())) + 1,
         report=report,

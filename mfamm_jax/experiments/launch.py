@@ -16,7 +16,6 @@ import polars as pl
 
 from mfamm_jax.experiments.experiment import ConfigError
 
-ENGINES = ("local", "distributed", "ray")
 # How a process that `start_processes` started learns who it is.
 ADDRESS, RANK, SIZE = "MFAMM_COORDINATOR", "MFAMM_PROCESS", "MFAMM_PROCESSES"
 # A process that has finished waits for the others: a sweep may take days.
@@ -166,7 +165,7 @@ class Ray:
 
     def __init__(self, n_workers: int | None, say: Callable[[str], None]):
         if importlib.util.find_spec("ray") is None:
-            raise ConfigError('--engine ray: Ray is not installed: pip install "mfamm_jax[ray]"')
+            raise ConfigError('--engine ray: Ray is not installed: pip install "mfamm-jax[ray]"')
         if (
             "UV_RUN_RECURSION_DEPTH" in os.environ
             and os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0") == "0"

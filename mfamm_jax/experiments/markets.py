@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from mfamm_jax.experiments.sources import Preset, load_file
-from mfamm_jax.fields import Checked, static_field
+from mfamm_jax.fields import Checked, listed, static_field
 from mfamm_jax.market.events import NS, DataError, Session
 from mfamm_jax.market.related import generate_related
 
@@ -46,17 +46,27 @@ class RelatedMarkets(Checked):
     """Generated order flow; the second asset less `loading` times the first reverts."""
 
     preset: Preset = static_field(default="small_tick", help="order flow of every asset")
-    n_assets: int = static_field(default=3, lower=2, upper=8, help="the third and further ones are unrelated")
+    n_assets: int = static_field(
+        default=3, lower=2, upper=8, help="number of assets; the third and further ones are unrelated"
+    )
     training: float = static_field(default=1800.0, lower=60.0, unit="s", help="session that is learned from")
     test: float = static_field(default=600.0, lower=30.0, unit="s", help="traded part of every test session")
-    warm_up: float = static_field(default=150.0, lower=20.0, unit="s", help="before it: features need a past")
+    warm_up: float = static_field(
+        default=150.0, lower=20.0, unit="s", help="time before the traded part: features need a past"
+    )
     n_sessions: int = static_field(default=6, lower=1, upper=200, help="test sessions, each with seeds of its own")
     volatility: float = static_field(
-        default=8.0, lower=0.0, strict=True, unit="ticks/sqrt(s)", help="of the common factor and the unrelated walks"
+        default=8.0,
+        lower=0.0,
+        strict=True,
+        unit="ticks/sqrt(s)",
+        help="volatility of the common factor and the unrelated walks",
     )
-    loading: float = static_field(default=1.0, help="of the second asset on the first")
-    residual_deviation: float = static_field(default=90.0, lower=0.0, strict=True, unit="ticks", help="of the residual")
-    half_life: float = static_field(default=30.0, lower=0.0, strict=True, unit="s", help="of the residual")
+    loading: float = static_field(default=1.0, help="loading of the second asset on the first")
+    residual_deviation: float = static_field(
+        default=90.0, lower=0.0, strict=True, unit="ticks", help="stationary deviation of the residual"
+    )
+    half_life: float = static_field(default=30.0, lower=0.0, strict=True, unit="s", help="half-life of the residual")
 
     def load(self, seed: int) -> Recordings:
         """Generates all sessions in memory."""
@@ -85,12 +95,12 @@ class RelatedMarkets(Checked):
 class RecordedMarkets(Checked):
     """A file or folder per asset, any format that `mfamm data inspect` tells, of the same hours."""
 
-    paths: str = static_field(help="separated by commas")
+    paths: str = static_field(help="files or folders, one per asset, separated by commas")
     share: float = static_field(default=0.5, lower=0.1, upper=0.9, help="first part, which is learned from")
 
     def load(self, seed: int) -> Recordings:
         """Loads the files; the rest of the common hours is traded."""
-        paths = [path.strip() for path in self.paths.split(",") if path.strip()]
+        paths = listed(self.paths)
         if len(paths) < 2:
             raise DataError(f"markets.paths names {len(paths)} file, expected at least two, separated by commas")
         sessions = tuple(load_file(path) for path in paths)

@@ -22,7 +22,7 @@ from mfamm_jax.experiments.mfamm_tables import mfamm_metrics
 from mfamm_jax.experiments.observe import Features, Observed, intensity_rows, observe
 from mfamm_jax.experiments.quoting import Control, Execution, replay_part
 from mfamm_jax.experiments.quoting_run import HostReport, fee_costs, reference_problem
-from mfamm_jax.fields import Checked, real_field, static_field
+from mfamm_jax.fields import Checked, in_precision, real_field, static_field
 from mfamm_jax.market.events import NS, DataError
 from mfamm_jax.market.ladder import NO_ASK, Ladder
 from mfamm_jax.market.thinning import with_books
@@ -41,7 +41,7 @@ LEAST_INTERVALS = 63  # a fifth is held out of a flow's fit
 class SlowClock(Checked):
     """When relation, capital, risk and orders of the pair trade are looked at."""
 
-    interval: float = static_field(default=5.0, lower=0.0, strict=True, unit="s", help="from one look to the next")
+    interval: float = static_field(default=5.0, lower=0.0, strict=True, unit="s", help="time from one look to the next")
     every_event: bool = static_field(
         default=False, help="quotes at every event of any asset instead of every execution.decision_interval"
     )
@@ -51,7 +51,10 @@ class Arbitrage(Checked):
     """The pair trade."""
 
     lots: Float[Array, ""] = real_field(
-        default=2.0, lower=0.0, unit="lots", help="of the asset with the largest weight, at an equal share of capital"
+        default=2.0,
+        lower=0.0,
+        unit="lots",
+        help="position in the asset with the largest weight, at an equal share of capital",
     )
     tolerance: Float[Array, ""] = real_field(
         default=0.5,
@@ -68,9 +71,11 @@ class Arbitrage(Checked):
         help="beyond it the relation counts as broken",
     )
     smallest_scale: float = static_field(
-        default=2.0, lower=2.0, unit="intervals", source="(13) a", help="of the wavelets"
+        default=2.0, lower=2.0, unit="intervals", source="(13) a", help="smallest scale of the wavelets"
     )
-    n_scales: int = static_field(default=4, lower=2, upper=12, source="(14) K", help="each twice the one before")
+    n_scales: int = static_field(
+        default=4, lower=2, upper=12, source="(14) K", help="number of scales, each twice the one before"
+    )
     edge: float = static_field(default=3.0, lower=1.0, upper=10.0, help="scales left out at both ends")
 
 
@@ -78,9 +83,13 @@ class Learning(Checked):
     """How the allocation network learns from the rehearsal."""
 
     n_updates: int = static_field(default=60, lower=1, help="gradient steps")
-    n_paths: int = static_field(default=16, lower=1, help="windows of the rehearsal drawn for each")
-    n_steps: int = static_field(default=60, lower=20, unit="intervals", help="of a window; a quarter is not rewarded")
-    learning_rate: float = static_field(default=0.01, lower=0.0, strict=True, upper=1.0, help="of Adam at first")
+    n_paths: int = static_field(default=16, lower=1, help="windows of the rehearsal drawn for each gradient step")
+    n_steps: int = static_field(
+        default=60, lower=20, unit="intervals", help="length of a window; the first quarter is not rewarded"
+    )
+    learning_rate: float = static_field(
+        default=0.01, lower=0.0, strict=True, upper=1.0, help="learning rate of Adam at first"
+    )
     least: Float[Array, ""] = real_field(
         default=0.4, lower=0.0, upper=1.0, help="capital that every strategy keeps, over an equal share"
     )
@@ -106,7 +115,7 @@ class Limits(Checked):
 class Rebalancing(Checked):
     """How the pair trade's orders are worked within an interval."""
 
-    n_slots: int = static_field(default=5, lower=1, upper=100, help="of an interval")
+    n_slots: int = static_field(default=5, lower=1, upper=100, help="slots that an interval is divided into")
     mode: Literal["frozen", "full"] = static_field(
         default="frozen", source="(15)", help="impact priced at trading pro rata, or found with the plan"
     )
@@ -117,16 +126,30 @@ class Rebalancing(Checked):
         default=0.01, lower=0.0, unit="price", help="price of trading at an interval's end instead of its start"
     )
     impact: Float[Array, ""] = real_field(
-        default=0.01, lower=0.0, strict=True, unit="price", source="(20) g", help="of the first lot, average asset"
+        default=0.01,
+        lower=0.0,
+        strict=True,
+        unit="price",
+        source="(20) g",
+        help="impact of the first lot, average asset",
     )
     exponent: Float[Array, ""] = real_field(
-        default=0.7, lower=0.0, strict=True, upper=1.0, source="(20) g", help="of larger orders; 1 = linear"
+        default=0.7,
+        lower=0.0,
+        strict=True,
+        upper=1.0,
+        source="(20) g",
+        help="power by which the impact of larger orders grows; 1 = linear",
     )
     resilience: Float[Array, ""] = real_field(
         default=0.3, lower=0.0, strict=True, unit="1/s", source="(20) f", help="rate at which impact decays"
     )
     flow_correlation: float = static_field(
-        default=0.3, lower=0.0, upper=0.99, source="(15)", help="of any two assets' order flow, for cross impact"
+        default=0.3,
+        lower=0.0,
+        upper=0.99,
+        source="(15)",
+        help="correlation of any two assets' order flow, for cross impact",
     )
 
     @property
@@ -143,11 +166,13 @@ class Router(Checked):
     """How venues are chosen."""
 
     router: Literal["qaoa", "convex", "enumeration"] = static_field(
-        default="qaoa", source="(22)-(24)", help="convex: blind to what using a venue costs"
+        default="qaoa", source="(22)-(24)", help="how venues are chosen; convex is blind to what using a venue costs"
     )
-    n_layers: int = static_field(default=3, lower=1, upper=32, source="(24) p", help="of the circuit")
-    n_starts: int = static_field(default=6, lower=1, upper=64, help="of the search for angles, on a typical order")
-    max_iterations: int = static_field(default=100, lower=1, help="of each")
+    n_layers: int = static_field(default=3, lower=1, upper=32, source="(24) p", help="layers of the circuit")
+    n_starts: int = static_field(
+        default=6, lower=1, upper=64, help="starts of the search for angles, on a typical order"
+    )
+    max_iterations: int = static_field(default=100, lower=1, help="iterations of the search from each start")
     n_samples: int = static_field(default=16, lower=1, upper=10_000, help="measurements per order")
 
 
@@ -330,8 +355,8 @@ class MFAMM(AbstractExperiment):
         clock = Clock(
             starts=jnp.asarray(np.diff(number, prepend=number[:1]) > 0),
             slot=jnp.asarray(slot, jnp.int32),
-            seconds=jnp.asarray(np.diff(times, prepend=times[0]) / NS, jnp.result_type(float)),
-            intervals_left=jnp.asarray(n - number, jnp.result_type(float)),
+            seconds=in_precision(np.diff(times, prepend=times[0]) / NS),
+            intervals_left=in_precision(n - number),
             number=jnp.asarray(number, jnp.int32),
             half_spread=jnp.stack([_half_spreads(tape) for tape in tapes], axis=1),
             is_shown=jnp.stack([_is_shown(tape) for tape in tapes], axis=1),

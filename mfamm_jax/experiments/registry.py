@@ -44,7 +44,7 @@ class Classes(Mapping[str, type]):
         self.registered, self.base = registered, base
 
     def __getitem__(self, name: str) -> type:
-        return self.registered[name] if name in self.registered else _from_outside(name, self.base)
+        return _from_outside(name, self.base) if ":" in name else self.registered[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self.registered or (isinstance(name, str) and ":" in name)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.experiment import AbstractExperiment, Stage
-from mfamm_jax.experiments.quoting_run import HostReport
+from mfamm_jax.experiments.quoting_run import HostReport, session_provenance
 from mfamm_jax.experiments.replay_log import fill_table, order_table
 from mfamm_jax.experiments.replay_tables import MARKOUT_SECONDS, replay_metrics
 from mfamm_jax.fields import Checked, real_field, static_field
@@ -171,7 +171,7 @@ class Replay(AbstractExperiment):
 
     def provenance(self, prepared: Prepared) -> dict[str, Any]:
         """Data files with their hashes, clock and loader notes."""
-        return {"data": {name: prepared.report[name] for name in ("session", "clock", "source", "notes")}}
+        return session_provenance(prepared.report)
 
     def row(self, plan: Any, prepared: Prepared, key: PRNGKeyArray) -> dict[str, Array]:
         """Profit, fills and markouts of one policy."""

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.experiment import AbstractExperiment, ConfigError, Stage
-from mfamm_jax.experiments.hjb_sweep import Parameters, SchemeName, named_scheme
+from mfamm_jax.experiments.hjb_sweep import Parameters, SchemeName, free_field, named_scheme, width_field
 from mfamm_jax.experiments.risk_constrained_tables import risk_metrics
-from mfamm_jax.fields import Checked, real_field, static_field
+from mfamm_jax.fields import Checked, listed, real_field, static_field
 from mfamm_jax.policies.quotes import Covariates
 from mfamm_jax.policies.value_table import TableAxes, ValueTablePolicy, tabulate
 from mfamm_jax.results import Solution
@@ -52,12 +52,8 @@ class Limit(Checked):
 class Search(Checked):
     """Which parameters are free, and how long the search is."""
 
-    free: str = static_field(
-        default="risk_aversion, fill_risk_aversion", help=f"names separated by commas, of {', '.join(MAY_BE_FREE)}"
-    )
-    width: float = static_field(
-        default=30.0, lower=1.0, strict=True, help="each may rise and fall by this factor from its given value"
-    )
+    free: str = free_field("risk_aversion, fill_risk_aversion", MAY_BE_FREE)
+    width: float = width_field(30.0)
     n_iterations: int = static_field(default=200, lower=10, help="gradient steps for every limit")
     n_paths: int = static_field(default=1024, lower=16, help="drawn for every step")
     n_fresh: int = static_field(default=32768, lower=1000, help="paths that judge what was found")
@@ -87,7 +83,7 @@ class RiskConstrained(AbstractExperiment):
     @property
     def free(self) -> tuple[str, ...]:
         """Names of the free parameters."""
-        return tuple(name.strip() for name in self.search.free.split(",") if name.strip())
+        return listed(self.search.free)
 
     @property
     def threshold(self) -> Float[Array, ""]:

@@ -22,7 +22,7 @@ from mfamm_jax.experiments.imbalance_train import train, training_data
 from mfamm_jax.experiments.imbalance_training import TRAINING_KEY, network_for
 from mfamm_jax.experiments.observe import Features, Observed, intensity_rows, observe
 from mfamm_jax.experiments.quoting import Execution, replay_part
-from mfamm_jax.experiments.quoting_run import HostReport
+from mfamm_jax.experiments.quoting_run import HostReport, session_provenance
 from mfamm_jax.experiments.signal_path import (
     ScoreName,
     SignalPath,
@@ -41,6 +41,7 @@ from mfamm_jax.market.thinning import with_books
 from mfamm_jax.models.imbalance_network import NetworkSizes
 from mfamm_jax.policies import Covariates, QuoteRules
 from mfamm_jax.policies.regime_table import RegimeMap
+from mfamm_jax.policies.value_table import risk_nodes
 from mfamm_jax.simulation.tape import Tape
 from mfamm_jax.solvers.triplet import TripletLoss
 
@@ -91,7 +92,7 @@ class RegimeControl(Checked):
     @property
     def risk(self) -> Float[Array, " risk"]:
         """Nodes; a single node sits at the reference."""
-        return jnp.ones(1) if self.n_risk == 1 else self.max_risk * jnp.linspace(0.0, 1.0, self.n_risk)
+        return risk_nodes(self.max_risk, self.n_risk)
 
 
 class Comparison(Checked):
@@ -270,7 +271,7 @@ class SignalQuotes(AbstractExperiment):
 
     def provenance(self, prepared: Prepared) -> dict[str, Any]:
         """Data files with their hashes, clock and loader notes."""
-        return {"data": {name: prepared.report[name] for name in ("session", "clock", "source", "notes")}}
+        return session_provenance(prepared.report)
 
     def row(self, plan: Any, prepared: Prepared, key: PRNGKeyArray) -> dict[str, Array]:
         """P&L of every policy and its difference to the one without signals."""

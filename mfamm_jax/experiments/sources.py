@@ -4,11 +4,12 @@ import abc
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mfamm_jax.experiments.registry import Classes
-from mfamm_jax.fields import Checked, static_field
+from mfamm_jax.fields import Checked, listed, static_field
 from mfamm_jax.market.events import DataError, Session
 from mfamm_jax.market.loaders.binance import load_binance
 from mfamm_jax.market.loaders.bitstamp import load_bitstamp
@@ -83,7 +84,10 @@ class LobsterSource(AbstractSource):
 
     def load(self, folder: Path, seed: int) -> tuple[Session, dict | None]:
         """Loads the files; nothing is known about the truth."""
-        return load_lobster(self.path, tick_size=self.tick_size, crossed=self.crossed), None
+        try:
+            return load_lobster(self.path, tick_size=self.tick_size, crossed=self.crossed), None
+        except DataError as error:
+            raise DataError(f"{error}{_other_format(Path(self.path))}") from error
 
 
 class _File(AbstractSource):
@@ -194,6 +198,7 @@ SOURCES = Classes(
 )
 
 GENERATED = ("synthetic", "planted")
+PATHS = ("path", "paths", "latency_file")  # settings that name files
 
 
 def guess_kind(path: Path) -> str:
@@ -204,15 +209,48 @@ def guess_kind(path: Path) -> str:
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
+    if path.is_dir() and not any(path.iterdir()):
+        raise DataError(f"{path}: an empty folder, expected data files")
+    fitting = _fitting_kinds(path)
+    if fitting:
+        return fitting[0]
+    raise DataError(
+        f"{path}: cannot tell its format; name it by `--kind KIND` (mfamm data inspect) or `--set market.kind=KIND` (mfamm run), "
+        f"KIND being one of {', '.join(k for k in SOURCES if k not in GENERATED)}; columns of your own: write Parquet by the schema of docs/data.md"
+    )
+
+
+def _fitting_kinds(path: Path) -> list[str]:
+    """By names, and only if none fits by the first bytes."""
     names = [path.name] + ([entry.name for entry in path.iterdir()] if path.is_dir() else _members(path))
-    for kind, pattern in NAMES.items():
-        if any(re.search(pattern, name, re.IGNORECASE) for name in names):
-            return kind
-    head = b"" if path.is_dir() else next(read_blocks(path, 1 << 16), b"")
-    for kind, first in FIRST_BYTES.items():
-        if re.match(first, head):
-            return kind
-    raise DataError(f"{path}: cannot tell its format; name it: {', '.join(k for k in SOURCES if k not in GENERATED)}")
+    fitting = [k for k, pattern in NAMES.items() if any(re.search(pattern, name, re.IGNORECASE) for name in names)]
+    if fitting or path.is_dir():
+        return fitting
+    head = next(read_blocks(path, 1 << 16), b"")
+    return [kind for kind, first in FIRST_BYTES.items() if re.match(first, head)]
+
+
+def _other_format(path: Path) -> str:
+    """What to say of a path that was taken for LOBSTER files."""
+    try:
+        fitting = _fitting_kinds(path) if path.exists() else []
+    except DataError:
+        return ""
+    is_other = fitting and "lobster" not in fitting
+    return f"; this looks like {fitting[0]}: use market.kind={fitting[0]}" if is_other else ""
+
+
+def named_files(tables: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """(setting, file or folder) of all that a config names; what a class from outside calls a path is its own affair."""
+    found = []
+    is_ours = ":" not in str(tables.get("kind", tables.get("experiment", "")))
+    for key, value in tables.items():
+        if isinstance(value, dict):
+            found += named_files(value, f"{prefix}{key}.")
+        elif is_ours and key in PATHS and isinstance(value, str):
+            several = (value,) if Path(value).exists() else listed(value)
+            found += [(f"{prefix}{key}", file) for file in several]
+    return found
 
 
 def load_file(path: str) -> Session:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mfamm_jax.fields import Checked, static_field
+from mfamm_jax.fields import Checked, in_precision, listed, static_field
 from mfamm_jax.market.events import DataError
 from mfamm_jax.market.loaders.panel import load_panel
 from mfamm_jax.models.regime_returns import RegimeReturns
@@ -52,7 +52,7 @@ class RegimeStrategies(Checked):
     )
     n_history: int = static_field(default=4000, lower=200, unit="periods", help="record that baselines are made from")
     n_test: int = static_field(default=128, lower=2, help="paths that judge")
-    n_test_steps: int = static_field(default=300, lower=50, unit="periods", help="of each")
+    n_test_steps: int = static_field(default=300, lower=50, unit="periods", help="length of each judging path")
 
     def load(self, seed: int, n_steps: int) -> Strategies:
         """Draws the record and the judging paths."""
@@ -74,13 +74,14 @@ class RecordedStrategies(Checked):
     """A table of P&L, one column per strategy, one row per period."""
 
     path: str = static_field(help="csv, csv.gz, zip or Parquet")
-    columns: str | None = static_field(default=None, help="names separated by commas; unset = every numeric column")
+    columns: str | None = static_field(
+        default=None, help="names of columns, separated by commas; unset = every numeric column"
+    )
     share: float = static_field(default=0.6, lower=0.1, upper=0.9, help="first part, which is learned from")
 
     def load(self, seed: int, n_steps: int) -> Strategies:
         """Reads the file; P&L in units of its mean deviation."""
-        names = tuple(name.strip() for name in (self.columns or "").split(",") if name.strip())
-        panel = load_panel(self.path, names, prices=False)
+        panel = load_panel(self.path, listed(self.columns), prices=False)
         n = int(len(panel.levels) * self.share)
         if n < 2 * n_steps:
             raise DataError(
@@ -105,4 +106,4 @@ STRATEGIES: dict[str, type] = {"regimes": RegimeStrategies, "file": RecordedStra
 
 def correlation_of(strategies: Strategies) -> jnp.ndarray:
     """Of the record."""
-    return jnp.asarray(np.corrcoef(strategies.history.T), jnp.result_type(float))
+    return in_precision(np.corrcoef(strategies.history.T))

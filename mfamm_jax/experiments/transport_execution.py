@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mfamm_jax.experiments.experiment import AbstractExperiment, Stage
+from mfamm_jax.experiments.panels import panel_provenance
 from mfamm_jax.experiments.quoting_run import HostReport
 from mfamm_jax.experiments.transport_tables import execution_metrics
 from mfamm_jax.fields import Checked, real_field, static_field
@@ -163,8 +164,7 @@ class TransportExecution(AbstractExperiment):
 
     def provenance(self, prepared: Prepared) -> dict[str, Any]:
         """The panel's file."""
-        panel = prepared.report["panel"]
-        return {"panel": {"name": panel.name, "source": panel.source, "columns": panel.columns}}
+        return panel_provenance(prepared.report["panel"])
 
     def row(self, plan: Any, prepared: Prepared, key: PRNGKeyArray) -> dict[str, Array]:
         """Costs of the three ways."""

@@ -91,7 +91,7 @@ def tick_depths(session: Session, observed: Observed, n_depths: int) -> np.ndarr
     Raises:
         DataError: The orders hardly walk: depth tells nothing about fills.
     """
-    reach, used = order_reach(session, observed)
+    reach, used = order_reach(observed)
     training = used & (observed.trades.t_ns < observed.train_end_ns)
     last = int(np.quantile(reach[training], 1 - DEEPEST_SHARE)) if training.any() else 0
     if last < 2:
@@ -103,7 +103,7 @@ def tick_depths(session: Session, observed: Observed, n_depths: int) -> np.ndarr
     return ticks * session.tick_size
 
 
-def order_reach(session: Session, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+def order_reach(observed: Observed) -> tuple[np.ndarray, np.ndarray]:
     """Distance [ticks] of each order's worst execution from the mid before it, and whether there was one."""
     trades = observed.trades
     before = observed.mid_ticks[np.maximum(trades.event - 1, 0)]
@@ -118,7 +118,7 @@ def depth_rows(session: Session, observed: Observed, aggressor: int, depths: np.
     """
     t_ns, trades, tick = session.updates.t_ns, observed.trades, session.tick_size
     n_rows = len(t_ns) - 1
-    reach, known = order_reach(session, observed)
+    reach, known = order_reach(observed)
     row = np.searchsorted(t_ns, trades.t_ns, side="left") - 1
     used = known & (trades.aggressor == aggressor) & (row >= 0) & (row < n_rows)
     count = np.zeros((n_rows, len(depths)), np.int32)

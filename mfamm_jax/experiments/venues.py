@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mfamm_jax.experiments.sources import load_file
-from mfamm_jax.fields import Checked, static_field
+from mfamm_jax.fields import Checked, listed, static_field
 from mfamm_jax.market.depth import measure_depth
 from mfamm_jax.market.events import DataError
 from mfamm_jax.policies.routing import Venues
@@ -42,22 +42,22 @@ class VenueList:
 class ListedVenues(Checked):
     """Numbers of every venue, given in the config; the defaults are the reference example of five venues."""
 
-    names: str = static_field(default="A, B, C, D, E", help="separated by commas")
+    names: str = static_field(default="A, B, C, D, E", help="names of the venues, separated by commas")
     fees: tuple[float, ...] = static_field(
-        default=(0.3, 0.1, 0.2, 0.25, 0.05), unit="cost/unit", help="of each venue, below 0 for a rebate"
+        default=(0.3, 0.1, 0.2, 0.25, 0.05), unit="cost/unit", help="fee of each venue, below 0 for a rebate"
     )
     impacts: tuple[float, ...] = static_field(
         default=(4e-4, 9e-4, 6e-4, 5e-4, 12e-4),
         unit="cost/unit^2",
         lower=0.0,
         strict=True,
-        help="slope of the marginal cost of each",
+        help="slope of the marginal cost of each venue",
     )
     capacities: tuple[float, ...] = static_field(
-        default=(500.0, 400.0, 450.0, 500.0, 300.0), unit="unit", lower=0.0, help="of each"
+        default=(500.0, 400.0, 450.0, 500.0, 300.0), unit="unit", lower=0.0, help="capacity of each venue"
     )
     activation_costs: tuple[float, ...] = static_field(
-        default=(20.0, 15.0, 18.0, 25.0, 10.0), unit="cost", lower=0.0, help="of using each at all"
+        default=(20.0, 15.0, 18.0, 25.0, 10.0), unit="cost", lower=0.0, help="cost of using each venue at all"
     )
     leakage: tuple[tuple[float, ...], ...] = static_field(
         default=((0.0, 1.0, 18.0), (0.0, 3.0, 30.0), (1.0, 2.0, 8.0), (1.0, 4.0, 12.0), (2.0, 3.0, 22.0)),
@@ -67,7 +67,7 @@ class ListedVenues(Checked):
 
     def load(self, seed: int) -> VenueList:
         """The numbers as arrays."""
-        names = _names(self.names)
+        names = listed(self.names)
         n = len(names)
         lists = {name: getattr(self, name) for name in ("fees", "impacts", "capacities", "activation_costs")}
         venues = _venues(names, lists, self.leakage)
@@ -80,19 +80,24 @@ class BookVenues(Checked):
     paths: str = static_field(
         help="a file or folder per venue, separated by commas, any format of `mfamm data inspect`"
     )
-    names: str | None = static_field(default=None, help="separated by commas; unset = the files' names")
-    side: Literal["buy", "sell"] = static_field(default="buy", help="of the order")
+    names: str | None = static_field(
+        default=None, help="names of the venues, separated by commas; unset = the files' names"
+    )
+    side: Literal["buy", "sell"] = static_field(default="buy", help="side of the order")
     band: float = static_field(
         default=5.0, lower=0.0, strict=True, unit="bp", help="depth up to this far from the mid counts"
     )
     fees: tuple[float, ...] = static_field(
-        default=(), unit="bp", help="taker fee of each, on top of the half spread; empty = 0"
+        default=(), unit="bp", help="taker fee of each venue, on top of the half spread; empty = 0"
     )
     contract_values: tuple[float, ...] = static_field(
-        default=(), unit="price x unit", lower=0.0, help="of a contract of inverse instruments, 0 for others; empty = 0"
+        default=(),
+        unit="price x unit",
+        lower=0.0,
+        help="value of a contract of inverse instruments, 0 for others; empty = 0",
     )
     activation_costs: tuple[float, ...] = static_field(
-        default=(), unit="bp x unit", lower=0.0, help="of using each at all; empty = 0"
+        default=(), unit="bp x unit", lower=0.0, help="cost of using each venue at all; empty = 0"
     )
     leakage: tuple[tuple[float, ...], ...] = static_field(
         default=(), unit="bp x unit", help="[venue, venue, cost of using both], counted from 0"
@@ -101,8 +106,8 @@ class BookVenues(Checked):
 
     def load(self, seed: int) -> VenueList:
         """Measures every book."""
-        paths = [part.strip() for part in self.paths.split(",") if part.strip()]
-        names = _names(self.names) if self.names else tuple(Path(path).name.split(".")[0] for path in paths)
+        paths = listed(self.paths)
+        names = listed(self.names) if self.names else tuple(Path(path).name.split(".")[0] for path in paths)
         if len(names) != len(paths):
             raise DataError(f"venues.names: {len(names)} names for {len(paths)} paths, expected one each")
         n = len(paths)
@@ -130,10 +135,6 @@ class BookVenues(Checked):
 
 
 VENUES: dict[str, type] = {"listed": ListedVenues, "books": BookVenues}
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _one_each(setting: str, values: tuple[float, ...], names: tuple[str, ...]) -> tuple[float, ...]:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from mfamm_jax.fields import in_precision
 from mfamm_jax.models import ball
 from mfamm_jax.models.hyperbolic import aggregate
 from mfamm_jax.solvers.allocation import exposure_risk, jensen_shannon, mean_std_allocation
@@ -13,14 +13,10 @@ from mfamm_jax.solvers.allocation import exposure_risk, jensen_shannon, mean_std
 Answer = tuple[dict[str, Any], bool]
 
 
-def _real(x: Any) -> jax.Array:
-    return jnp.asarray(x, dtype=jnp.result_type(float))
-
-
 def maps(inputs: dict[str, Any], steps: int) -> Answer:
     """`ball_maps`."""
-    x, y, tangent = (_real(inputs[name]) for name in ("x", "y", "tangent"))
-    c = _real(inputs["curvature"])
+    x, y, tangent = (in_precision(inputs[name]) for name in ("x", "y", "tangent"))
+    c = in_precision(inputs["curvature"])
     return {
         "mobius_x_y": ball.mobius_add(x, y, c),
         "mobius_y_x": ball.mobius_add(y, x, c),
@@ -34,25 +30,27 @@ def maps(inputs: dict[str, Any], steps: int) -> Answer:
 
 def layer(inputs: dict[str, Any], steps: int) -> Answer:
     """`ball_layer`."""
-    points, attention = _real(inputs["points"]), _real(inputs["attention"])
+    points, attention = in_precision(inputs["points"]), in_precision(inputs["attention"])
     for _ in range(inputs["n_layers"]):
-        points = aggregate(points, attention, _real(inputs["curvature"]), inputs["mode"])
+        points = aggregate(points, attention, in_precision(inputs["curvature"]), inputs["mode"])
     return {"points": points}, True
 
 
 def mean(inputs: dict[str, Any], steps: int) -> Answer:
     """`ball_midpoint`."""
-    return {"midpoint": ball.midpoint(*(_real(inputs[name]) for name in ("points", "weights", "curvature")))}, True
+    return {
+        "midpoint": ball.midpoint(*(in_precision(inputs[name]) for name in ("points", "weights", "curvature")))
+    }, True
 
 
 def divergence(inputs: dict[str, Any], steps: int) -> Answer:
     """`jensen_shannon`."""
-    return {"divergence": jensen_shannon(_real(inputs["p"]), _real(inputs["q"]))}, True
+    return {"divergence": jensen_shannon(in_precision(inputs["p"]), in_precision(inputs["q"]))}, True
 
 
 def risk(inputs: dict[str, Any], steps: int) -> Answer:
     """`allocation_risk`."""
-    exposures, covariance = _real(inputs["exposures"]), _real(inputs["covariance"])
+    exposures, covariance = in_precision(inputs["exposures"]), in_precision(inputs["covariance"])
     found = {}
     for kind in ("trace", "portfolio"):
         value = jax.value_and_grad(exposure_risk)(exposures, covariance, kind, inputs["smoothing"])
@@ -62,7 +60,7 @@ def risk(inputs: dict[str, Any], steps: int) -> Answer:
 
 def bandit(inputs: dict[str, Any], steps: int) -> Answer:
     """`softmax_bandit`."""
-    logits, rewards = _real(inputs["logits"]), _real(inputs["rewards"])
+    logits, rewards = in_precision(inputs["logits"]), in_precision(inputs["rewards"])
     value, slope = jax.value_and_grad(lambda x: jax.nn.softmax(x) @ rewards)(logits)
     return {"probabilities": jax.nn.softmax(logits), "expected_reward": value, "gradient": slope}, True
 
@@ -70,7 +68,7 @@ def bandit(inputs: dict[str, Any], steps: int) -> Answer:
 def mean_std(inputs: dict[str, Any], steps: int) -> Answer:
     """`mean_std_allocation`."""
     names = ("expected_returns", "covariance", "risk_weight")
-    weights, objective = mean_std_allocation(*(_real(inputs[name]) for name in names))
+    weights, objective = mean_std_allocation(*(in_precision(inputs[name]) for name in names))
     return {"weights": weights, "objective": objective}, True
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from mfamm_jax.fields import in_precision
 from mfamm_jax.models.impact import (
     AbstractKernel,
     ExponentialKernel,
@@ -28,20 +28,16 @@ from mfamm_jax.solvers.schedule import (
 Answer = tuple[dict[str, Any], bool]
 
 
-def _real(x: Any) -> jax.Array:
-    return jnp.asarray(x, dtype=jnp.result_type(float))
-
-
 def _kernel(given: dict[str, Any]) -> AbstractKernel:
     if given["form"] == "power":
         return ShiftedPowerKernel(given["amplitude"], given["time_scale"], given["exponent"])
     if given["form"] == "exponential":
-        return ExponentialKernel(_real([given["amplitude"]]), _real([given["rate"]]))
-    return ExponentialKernel(_real(given["amplitudes"]), _real(given["rates"]))
+        return ExponentialKernel(in_precision([given["amplitude"]]), in_precision([given["rate"]]))
+    return ExponentialKernel(in_precision(given["amplitudes"]), in_precision(given["rates"]))
 
 
 def _matrix(inputs: dict[str, Any]) -> jax.Array:
-    return impact_matrix(_kernel(inputs["kernel"]), _real(inputs["times"]))
+    return impact_matrix(_kernel(inputs["kernel"]), in_precision(inputs["times"]))
 
 
 def order(inputs: dict[str, Any], steps: int) -> Answer:
@@ -50,11 +46,13 @@ def order(inputs: dict[str, Any], steps: int) -> Answer:
         InstantImpact(inputs["impact_scale"], inputs["impact_exponent"]),
         PowerKernel(inputs["decay_exponent"]),
     )
-    return vars(metaorder(inputs["trading_rate"], inputs["duration"], _real(inputs["times"]), kernel, impact)), True
+    return vars(
+        metaorder(inputs["trading_rate"], inputs["duration"], in_precision(inputs["times"]), kernel, impact)
+    ), True
 
 
 def _obizhaeva_wang(inputs: dict[str, Any]) -> tuple[jax.Array, ...]:
-    return tuple(_real(inputs[name]) for name in ("shares", "horizon", "resilience", "impact"))
+    return tuple(in_precision(inputs[name]) for name in ("shares", "horizon", "resilience", "impact"))
 
 
 def blocks(inputs: dict[str, Any], steps: int) -> Answer:
@@ -77,7 +75,7 @@ def propagator(inputs: dict[str, Any], steps: int) -> Answer:
 def power_law(inputs: dict[str, Any], steps: int) -> Answer:
     """`power_law_schedule`."""
     names = ("horizon", "shares", "decay_exponent")
-    return vars(power_law_schedule(_real(inputs["times"]), *(inputs[name] for name in names))), True
+    return vars(power_law_schedule(in_precision(inputs["times"]), *(inputs[name] for name in names))), True
 
 
 def liquidation(inputs: dict[str, Any], steps: int) -> Answer:
@@ -93,7 +91,7 @@ def game(inputs: dict[str, Any], steps: int) -> Answer:
 
 def budget(inputs: dict[str, Any], steps: int) -> Answer:
     """`budget_adversary`."""
-    return vars(budget_adversary(_real(inputs["schedule"]), _matrix(inputs), inputs["budget"])), True
+    return vars(budget_adversary(in_precision(inputs["schedule"]), _matrix(inputs), inputs["budget"])), True
 
 
 IMPACT_KINDS: dict[str, Callable[[dict[str, Any], int], Answer]] = {

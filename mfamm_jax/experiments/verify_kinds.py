@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mfamm_jax.fields import in_precision
 from mfamm_jax.models.curves import LogisticIntensity
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.results import RESULTS, Solution
@@ -31,10 +32,6 @@ from mfamm_jax.solvers.hjb import (
 Answer = tuple[dict[str, Any], bool]
 
 
-def _real(x: Any) -> jax.Array:
-    return jnp.asarray(x, dtype=jnp.result_type(float))
-
-
 def _answer(problem: HJBProblem, solution: Solution, axis: int = 0) -> Answer:
     """Value and quotes with the whole horizon left; regimes first, as the case tables have them."""
     table = solution.value
@@ -54,18 +51,20 @@ def logistic(inputs: dict[str, Any], steps: int) -> Answer:
 
 def regimes(inputs: dict[str, Any], steps: int) -> Answer:
     """`hjb_regimes`."""
-    sides = [ExponentialIntensity(_real(inputs[f"{side}_intensity"]), inputs["decay"]) for side in ("bid", "ask")]
+    sides = [
+        ExponentialIntensity(in_precision(inputs[f"{side}_intensity"]), inputs["decay"]) for side in ("bid", "ask")
+    ]
     names = ("inventory_penalty", "terminal_penalty", "horizon")
-    problem = HJBProblem(*sides, drift=_real(inputs["drift"]), **{name: inputs[name] for name in names})
-    chain = RegimeProblem(problem, _real(inputs["generator"]))
+    problem = HJBProblem(*sides, drift=in_precision(inputs["drift"]), **{name: inputs[name] for name in names})
+    chain = RegimeProblem(problem, in_precision(inputs["generator"]))
     return _answer(problem, solve_hjb(chain, ExplicitRK(steps), Grid(inputs["max_inventory"])))
 
 
 def time_varying(inputs: dict[str, Any], steps: int) -> Answer:
     """`hjb_time_varying`."""
     bid, ask = (ExponentialIntensity(inputs[f"{s}_intensity"], inputs[f"{s}_decay"]) for s in ("bid", "ask"))
-    penalty = rulebook_penalty(inputs["risk_aversion"], _real(inputs["volatility"]))
-    durations = jnp.diff(_real(inputs["volatility_breaks"]))
+    penalty = rulebook_penalty(inputs["risk_aversion"], in_precision(inputs["volatility"]))
+    durations = jnp.diff(in_precision(inputs["volatility_breaks"]))
     problem = HJBProblem(bid, ask, penalty, inputs["terminal_penalty"], durations)
     solution = solve_intervals(problem, ExplicitRK(steps), Grid(inputs["max_inventory"]))
     return _answer(problem, solution)
@@ -77,8 +76,8 @@ def two_asset(inputs: dict[str, Any], steps: int) -> Answer:
     for intensity, decay in zip(inputs["intensity"], inputs["decay"], strict=True):
         side = ExponentialIntensity(intensity, decay)
         assets.append(HJBProblem(side, side, 0.0, inputs["terminal_penalty"], inputs["horizon"]))
-    volatility = _real(inputs["volatility"])
-    correlation = _real([[1.0, inputs["correlation"]], [inputs["correlation"], 1.0]])
+    volatility = in_precision(inputs["volatility"])
+    correlation = in_precision([[1.0, inputs["correlation"]], [inputs["correlation"], 1.0]])
     matrix = inputs["risk_aversion"] * jnp.outer(volatility, volatility) * correlation
     problem = MultiAssetProblem(tuple(assets), matrix)
     solution = solve_hjb(problem, ExplicitRK(steps), BoxGrid(tuple(inputs["max_inventory"])))
@@ -96,7 +95,7 @@ def ergodic(inputs: dict[str, Any], steps: int) -> Answer:
         problem = HJBProblem(bid, ask, penalty, min_depth=low, max_depth=high)
         return problem, solve_hjb(problem, Ergodic(), grid)
 
-    penalty = _real(inputs["inventory_penalty"])
+    penalty = in_precision(inputs["inventory_penalty"])
     problem, solution = solve(penalty)
     numbers, solved = _answer(problem, solution)
     slope = jax.grad(lambda phi: solve(phi)[1].stats["gain"])(penalty)
@@ -112,7 +111,7 @@ def fluid_ergodic(inputs: dict[str, Any], steps: int) -> Answer:
     """`hjb_fluid_ergodic`, by its closed form: the scheme tends to it only with the first power of the cell."""
     side = ExponentialIntensity(inputs["intensity"], inputs["decay"])
     inventory = inputs["inventory"]
-    slope = fluid_stationary_slope(side, inputs["inventory_penalty"], _real(inventory))
+    slope = fluid_stationary_slope(side, inputs["inventory_penalty"], in_precision(inventory))
     return {"minus_value_slope": -slope}, True
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from mfamm_jax.features.volatility import population_volatility, tick_volatility
 from mfamm_jax.features.vpin import vpin_literal, vpin_window
+from mfamm_jax.fields import in_precision
 from mfamm_jax.models.intensity import ExponentialIntensity
 from mfamm_jax.policies.avellaneda_stoikov import (
     AvellanedaStoikovPolicy,
@@ -58,7 +59,7 @@ MOST_INVENTORY = 260
 
 
 def _reals(inputs: dict[str, Any], *names: str) -> list[jax.Array]:
-    return [jnp.asarray(inputs[name], dtype=jnp.result_type(float)) for name in names]
+    return [in_precision(inputs[name]) for name in names]
 
 
 def _prices(quotes: ModelQuotes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mfamm_jax.fields import in_precision
 from mfamm_jax.models.ising import bits_of, cost_diagonal, ising, qubo_to_ising
 from mfamm_jax.policies.routing import Split, Venues, best_route, water_filling
 from mfamm_jax.solvers.qaoa import Angles, qaoa_energy
@@ -15,15 +16,11 @@ Answer = tuple[dict[str, Any], bool]
 VENUE_NAMES = ("fees", "impacts", "capacities", "activation_costs", "leakage")
 
 
-def _real(x: Any) -> jax.Array:
-    return jnp.asarray(x, dtype=jnp.result_type(float))
-
-
 def energy(inputs: dict[str, Any], steps: int) -> Answer:
     """`qaoa_energy`."""
     model = ising(inputs["n_vertices"], inputs["edges"], inputs["weights"], inputs["fields"])
     diagonal = cost_diagonal(model)
-    angles = Angles(_real(inputs["cost_angles"]), _real(inputs["mixer_angles"]))
+    angles = Angles(in_precision(inputs["cost_angles"]), in_precision(inputs["mixer_angles"]))
     value, slope = jax.value_and_grad(lambda x: qaoa_energy(diagonal, x))(angles)
     # Equal costs of different bitstrings differ in their last digits.
     ground = jnp.min(diagonal)
@@ -43,7 +40,7 @@ def one_layer(inputs: dict[str, Any], steps: int) -> Answer:
     """`qaoa_one_layer`."""
     model = ising(inputs["n_vertices"], inputs["edges"], inputs["weights"], inputs["fields"])
     neighbours = neighbours_of(inputs["edges"], inputs["n_vertices"])
-    at = _real(inputs["cost_angle"]), _real(inputs["mixer_angle"])
+    at = in_precision(inputs["cost_angle"]), in_precision(inputs["mixer_angle"])
     value, slopes = jax.value_and_grad(one_layer_energy, argnums=(2, 3))(model, neighbours, *at)
     vertices, edges = one_layer_expectations(model, neighbours, *at)
     return {
@@ -58,7 +55,7 @@ def one_layer(inputs: dict[str, Any], steps: int) -> Answer:
 def qubo(inputs: dict[str, Any], steps: int) -> Answer:
     """`qubo_to_ising`."""
     pairs = jnp.asarray(inputs["pairs"], jnp.int32).reshape(-1, 2)
-    model = qubo_to_ising(_real(inputs["linear"]), pairs, _real(inputs["quadratic"]))
+    model = qubo_to_ising(in_precision(inputs["linear"]), pairs, in_precision(inputs["quadratic"]))
     diagonal = cost_diagonal(model)
     return {
         "couplings": model.couplings,
@@ -71,7 +68,7 @@ def qubo(inputs: dict[str, Any], steps: int) -> Answer:
 
 def split(inputs: dict[str, Any], steps: int) -> Answer:
     """`water_filling_split`."""
-    given = (_real(inputs[name]) for name in VENUE_NAMES[:3])
+    given = (in_precision(inputs[name]) for name in VENUE_NAMES[:3])
     found = water_filling(inputs["quantity"], *given)
     marginal = found.marginal_cost if found.feasible else jnp.nan
     return _shown(found) | {"marginal_cost": marginal, "cost": found.cost if found.feasible else jnp.nan}, True
@@ -79,7 +76,7 @@ def split(inputs: dict[str, Any], steps: int) -> Answer:
 
 def routing(inputs: dict[str, Any], steps: int) -> Answer:
     """`venue_routing`."""
-    venues = Venues(*(_real(inputs[name]) for name in VENUE_NAMES))
+    venues = Venues(*(in_precision(inputs[name]) for name in VENUE_NAMES))
     best, second, count = best_route(venues, inputs["quantity"])
     costs = {
         "active": best.active if best.split.feasible else jnp.nan,

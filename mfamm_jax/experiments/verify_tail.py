@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mfamm_jax.fields import in_precision
 from mfamm_jax.models import student_t
 from mfamm_jax.risk.cvar import loss_tail_risk, quadrature_tail_risk
 from mfamm_jax.risk.drawdown import (
@@ -18,17 +19,13 @@ from mfamm_jax.risk.drawdown import (
 Answer = tuple[dict[str, Any], bool]
 
 
-def _real(x: Any) -> jax.Array:
-    return jnp.asarray(x, dtype=jnp.result_type(float))
-
-
 def _normal(p: jax.Array) -> jax.Array:
     return -jax.scipy.special.ndtri(p)
 
 
 def _mixture(given: dict[str, Any]) -> Callable[[jax.Array], jax.Array]:
     """By bisection."""
-    weights, means, volatilities = (_real(given[name]) for name in ("weights", "means", "volatilities"))
+    weights, means, volatilities = (in_precision(given[name]) for name in ("weights", "means", "volatilities"))
 
     def survival(x: jax.Array) -> jax.Array:
         return jnp.sum(weights * jax.scipy.special.ndtr(-(x[..., None] - means) / volatilities), axis=-1)
@@ -52,7 +49,7 @@ def _quantile(given: dict[str, Any]) -> Callable[[jax.Array], jax.Array]:
     if name == "normal":
         return lambda p: given["mean"] + given["volatility"] * _normal(p)
     if name == "student_t":
-        freedom = _real(given["degrees_of_freedom"])
+        freedom = in_precision(given["degrees_of_freedom"])
         return lambda p: given["location"] + given["scale"] * student_t.survival_quantile(p, freedom)
     if name == "lognormal":
         return lambda p: jnp.exp(given["log_mean"] + given["log_volatility"] * _normal(p))
@@ -68,7 +65,7 @@ def _quantile(given: dict[str, Any]) -> Callable[[jax.Array], jax.Array]:
 
 def _by_level(inputs: dict[str, Any], n_nodes: int) -> Answer:
     quantile = _quantile(inputs["distribution"])
-    risk = jax.vmap(lambda level: quadrature_tail_risk(quantile, level, n_nodes))(_real(inputs["tail_levels"]))
+    risk = jax.vmap(lambda level: quadrature_tail_risk(quantile, level, n_nodes))(in_precision(inputs["tail_levels"]))
     return {"value_at_risk": risk.value_at_risk, "conditional_value_at_risk": risk.cvar}, True
 
 
@@ -84,28 +81,28 @@ def quadrature(inputs: dict[str, Any], steps: int) -> Answer:
 
 def empirical(inputs: dict[str, Any], steps: int) -> Answer:
     """`empirical_tail_risk`."""
-    weights = None if inputs["sample_weights"] is None else _real(inputs["sample_weights"])
-    risk = loss_tail_risk(_real(inputs["losses"]), _real(inputs["tail_level"]), weights)
+    weights = None if inputs["sample_weights"] is None else in_precision(inputs["sample_weights"])
+    risk = loss_tail_risk(in_precision(inputs["losses"]), in_precision(inputs["tail_level"]), weights)
     return {"value_at_risk": risk.value_at_risk, "conditional_value_at_risk": risk.cvar}, True
 
 
 def barrier(inputs: dict[str, Any], steps: int) -> Answer:
     """`barrier_hitting`."""
     names = ("drift", "volatility", "barrier", "horizon")
-    return {"probability": barrier_probability(*(_real(inputs[name]) for name in names))}, True
+    return {"probability": barrier_probability(*(in_precision(inputs[name]) for name in names))}, True
 
 
 def bridge(inputs: dict[str, Any], steps: int) -> Answer:
     """`bridge_hitting`."""
     names = ("path", "step_variances", "barrier")
-    return {"probability": bridge_breach(*(_real(inputs[name]) for name in names))}, True
+    return {"probability": bridge_breach(*(in_precision(inputs[name]) for name in names))}, True
 
 
 def drawdown(inputs: dict[str, Any], steps: int) -> Answer:
     """`max_drawdown`."""
-    volatility, horizon = _real(inputs["volatility"]), _real(inputs["horizon"])
+    volatility, horizon = in_precision(inputs["volatility"]), in_precision(inputs["horizon"])
     return {
-        "probability": max_drawdown_probability(volatility, horizon, _real(inputs["thresholds"])),
+        "probability": max_drawdown_probability(volatility, horizon, in_precision(inputs["thresholds"])),
         "expected_max_drawdown": expected_max_drawdown(volatility, horizon),
     }, True
 

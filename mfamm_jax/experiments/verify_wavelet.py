@@ -15,6 +15,7 @@ from mfamm_jax.features.wavelet import (
     outside_cone,
     wavelet_transform,
 )
+from mfamm_jax.fields import in_precision
 from mfamm_jax.models.cointegration import (
     cointegrate,
     generalised_eigenvalues,
@@ -25,10 +26,6 @@ from mfamm_jax.models.cointegration import (
 )
 
 Answer = tuple[dict[str, Any], bool]
-
-
-def _real(x: Any) -> jax.Array:
-    return jnp.asarray(x, dtype=jnp.result_type(float))
 
 
 def _signal(signal: dict[str, Any], times: np.ndarray) -> np.ndarray:
@@ -47,27 +44,27 @@ def transform(inputs: dict[str, Any], steps: int) -> Answer:
     """`wavelet_of_gaussian_pulse`, `wavelet_of_cosine`, `wavelet_of_polynomial`: W at the case's scales and positions."""
     grid, wavelet = inputs["sample_grid"], _wavelet(inputs)
     times = grid["start_time"] + grid["time_step"] * np.arange(grid["n_samples"])
-    scales = _real(inputs["scales"])
-    found = wavelet_transform(_real(_signal(inputs["signal"], times)), scales, wavelet, grid["time_step"])
+    scales = in_precision(inputs["scales"])
+    found = wavelet_transform(in_precision(_signal(inputs["signal"], times)), scales, wavelet, grid["time_step"])
     at = np.rint((np.asarray(inputs["positions"]) - grid["start_time"]) / grid["time_step"]).astype(int)
     coefficient = found[:, at]
     numbers = {"coefficient": coefficient, "real": jnp.real(coefficient), "imag": jnp.imag(coefficient)}
     numbers["modulus"] = jnp.abs(coefficient)
     if inputs["signal"]["form"] == "cosine":
-        numbers["ridge_scale"] = wavelet.ridge_scale(_real(inputs["signal"]["angular_frequency"]))
+        numbers["ridge_scale"] = wavelet.ridge_scale(in_precision(inputs["signal"]["angular_frequency"]))
     return numbers, True
 
 
 def energy(inputs: dict[str, Any], steps: int) -> Answer:
     """`wavelet_energy`."""
     rate = 1.0 if inputs["mean_reversion_rate"] is None else inputs["mean_reversion_rate"]
-    found = mexican_hat_energy(_real(inputs["scales"]), inputs["process"], inputs["volatility"], rate)
+    found = mexican_hat_energy(in_precision(inputs["scales"]), inputs["process"], inputs["volatility"], rate)
     return {"energy": found}, True
 
 
 def population(inputs: dict[str, Any], steps: int) -> Answer:
     """`population_cointegration`."""
-    matrix, metric = _real(inputs["scale_covariance"]), _real(inputs["increment_covariance"])
+    matrix, metric = in_precision(inputs["scale_covariance"]), in_precision(inputs["increment_covariance"])
     found = cointegrate(matrix, metric)
     slopes = jax.grad(lambda g, n: generalised_eigenvalues(g, n)[0], argnums=(0, 1))(matrix, metric)
     return {
@@ -86,10 +83,10 @@ def sample(inputs: dict[str, Any], steps: int) -> Answer:
     for t in range(1, inputs["n_samples"]):
         residual[t] = inputs["autoregression"] * residual[t - 1] + inputs["noise_scale"] * draws[t, 1]
     levels = np.column_stack([walk, inputs["loading"] * walk + residual, np.cumsum(draws[:, 2])])
-    scales = _real(inputs["scales"])
-    coefficients = wavelet_transform(_real((levels - levels.mean(axis=0)).T), scales)
+    scales = in_precision(inputs["scales"])
+    coefficients = wavelet_transform(in_precision((levels - levels.mean(axis=0)).T), scales)
     known = outside_cone(len(levels), scales, multiple=float(inputs["edge_multiple"]))
-    metric = increment_covariance(_real(levels))
+    metric = increment_covariance(in_precision(levels))
     found = cointegrate(scale_covariance(jnp.swapaxes(coefficients, 0, 1), known), metric)
     return {
         "first_row": levels[0],

@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float, Int
 from mfamm_jax.features.book_shape import MAD_TO_SIGMA
 from mfamm_jax.fields import real_field
 
-N_SNAPSHOTS, N_LEVELS = 10, 10
 GRID_LIMIT = 5.0  # scaled values are clipped here
 # Number of channels -> (which channel each one becomes, with which sign) when the sides are swapped.
 MIRRORS: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {3: ((1, 0, 2), (1, 1, -1)), 2: ((0, 1), (-1, -1))}

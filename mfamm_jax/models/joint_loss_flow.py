@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mfamm_jax.models.loss_flow import FREEDOM, tail_number
+from mfamm_jax.models.loss_flow import freedom_of, tail_number
 from mfamm_jax.models.perceptron import Perceptron, silent_perceptron
 from mfamm_jax.models.spline import Spline, spline_forward, spline_inverse
 
@@ -39,8 +39,7 @@ class JointLossFlow(eqx.Module):
     @property
     def degrees_of_freedom(self) -> Float[Array, ""]:
         """Of the base, and of every tail."""
-        low, high = FREEDOM
-        return low + (high - low) * jax.nn.sigmoid(self.tail)
+        return freedom_of(self.tail)
 
     def log_density(self, losses: Float[Array, "n loss"]) -> Float[Array, " n"]:
         """[log 1/loss^d]."""

@@ -41,8 +41,7 @@ class LossFlow(eqx.Module):
     @property
     def degrees_of_freedom(self) -> Float[Array, ""]:
         """Of the base, and of the tail of the losses."""
-        low, high = FREEDOM
-        return low + (high - low) * jax.nn.sigmoid(self.tail)
+        return freedom_of(self.tail)
 
     def log_density(self, losses: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """[log 1/loss]."""
@@ -97,6 +96,12 @@ def first_flow(
         tail=tail_number(degrees_of_freedom, losses.dtype),
         layers=Spline(zeros, zeros, zeros[:, 1:], bound),
     )
+
+
+def freedom_of(tail: Float[Array, ""]) -> Float[Array, ""]:
+    """Degrees of freedom that any number gives."""
+    low, high = FREEDOM
+    return low + (high - low) * jax.nn.sigmoid(tail)
 
 
 def tail_number(degrees_of_freedom: float, dtype: Any) -> Float[Array, ""]:

@@ -24,7 +24,6 @@ from mfamm_jax.fields import as_real, real_field, static_field
 from mfamm_jax.models.intensity import log1p_ratio
 from mfamm_jax.policies.quotes import AbstractPolicy, MarketState, Quotes
 
-Compat = Literal["text", "hummingbot-2021", "hummingbot-2021-12", "hummingbot-2022"]
 Real = Float[Array, "..."]  # elementwise: arguments broadcast
 # The code of 2021 measures inventory in hundred-thousandths of its total.
 INVENTORY_SCALE_2021 = 1e5

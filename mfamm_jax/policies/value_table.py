@@ -19,6 +19,11 @@ from mfamm_jax.results import Solution
 from mfamm_jax.solvers.hjb.problem import AbstractScheme, Grid, HJBProblem, solve_hjb
 
 
+def risk_nodes(max_risk: Float[Array, ""] | float, n_nodes: int) -> Float[Array, " risk"]:
+    """Volatilities over the reference where tables are solved; a single node sits at the reference."""
+    return jnp.ones(1) if n_nodes == 1 else max_risk * jnp.linspace(0.0, 1.0, n_nodes)
+
+
 class TableAxes(Checked):
     """Where the table is solved.
 
@@ -39,7 +44,7 @@ class TableAxes(Checked):
     @property
     def risk(self) -> Float[Array, " risk"]:
         """Nodes; a single node sits at the reference."""
-        return jnp.ones(1) if self.n_risk == 1 else self.max_risk * jnp.linspace(0.0, 1.0, self.n_risk)
+        return risk_nodes(self.max_risk, self.n_risk)
 
     @property
     def skew(self) -> Float[Array, " skew"]:
@@ -96,7 +101,8 @@ class ValueTablePolicy(AbstractPolicy):
     ) -> Float[Array, " less"]:
         """Interpolated $H(q+1) - H(q)$."""
         reference = 0.5 * (jnp.log(self.problem.bid.scale) + jnp.log(self.problem.ask.scale))
-        log_speed = 0.5 * (log_bid + log_ask) - reference
+        # Beyond e^50 times the usual speed nothing changes any more, but 0 times infinity would.
+        log_speed = jnp.clip(0.5 * (log_bid + log_ask) - reference, -50.0, 50.0)
         # sqrt(phi / (r phi_ref)): the reference penalty may be zero only together with the risk aversion.
         penalty = self.problem.inventory_penalty
         root = jnp.sqrt(self.risk_aversion / jnp.where(penalty > 0, penalty, 1.0))

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from mfamm_jax.fields import in_precision
+
 
 class TailRisk(eqx.Module):
     """Loss quantile and mean loss beyond it; losses are positive numbers.
@@ -108,7 +110,7 @@ def quadrature_tail_risk(
         n_nodes: Of the rule.
     """
     check_level(tail_level)
-    level = jnp.asarray(tail_level, jnp.result_type(float))
+    level = in_precision(tail_level)
     nodes, weights = np.polynomial.legendre.leggauss(n_nodes)
     s = jnp.asarray(0.5 * (nodes + 1), level.dtype)
     share = jnp.asarray(0.5 * weights, level.dtype) * 3 * s**2

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from mfamm_jax.fields import in_precision
+
 
 def max_drawdown(value: Float[Array, "*batch step"]) -> Float[Array, "*batch"]:
     """Largest fall from a running maximum that starts at zero, the value before the first step."""
@@ -39,9 +41,7 @@ def barrier_probability(
         barrier: b > 0 [money].
         horizon: T [s].
     """
-    drift, volatility, barrier, horizon = (
-        jnp.asarray(x, jnp.result_type(float)) for x in (drift, volatility, barrier, horizon)
-    )
+    drift, volatility, barrier, horizon = (in_precision(x) for x in (drift, volatility, barrier, horizon))
     spread = volatility * jnp.sqrt(horizon)
     log_cdf = jax.scipy.special.log_ndtr
     direct = log_cdf((-barrier - drift * horizon) / spread)
@@ -65,7 +65,7 @@ def barrier_scale(
         horizon: T [s].
         breach: $\epsilon$ in (0, 1].
     """
-    height, volatility = (jnp.asarray(x, jnp.result_type(float)) for x in (height, volatility))
+    height, volatility = (in_precision(x) for x in (height, volatility))
     reach = -jax.scipy.special.ndtri(0.5 * jnp.asarray(breach, height.dtype)) * volatility * jnp.sqrt(horizon)
     some = reach > 0
     return jnp.where(some, jnp.clip(height / jnp.where(some, reach, 1.0), 0.0, 1.0), jnp.where(height > 0, 1.0, 0.0))
@@ -197,9 +197,7 @@ def max_drawdown_probability(
 
     Two series, each where it converges fast. Source: Magdon-Ismail, Atiya, Pratap & Abu-Mostafa (2004).
     """
-    x = jnp.asarray(threshold, jnp.result_type(float)) / (
-        volatility * jnp.sqrt(jnp.asarray(horizon, jnp.result_type(float)))
-    )
+    x = in_precision(threshold) / (volatility * jnp.sqrt(in_precision(horizon)))
     odd = 2.0 * jnp.arange(n_terms, dtype=x.dtype) + 1
     sign = jnp.where(jnp.arange(n_terms) % 2 == 0, 1.0, -1.0).astype(x.dtype)
     low, high = jnp.minimum(x, 1.5)[..., None], jnp.maximum(x, 1.5)[..., None]
@@ -210,7 +208,7 @@ def max_drawdown_probability(
 
 def expected_max_drawdown(volatility: Float[Array, ""] | float, horizon: Float[Array, ""] | float) -> Float[Array, ""]:
     r"""$\sqrt{\pi/2}\,\sigma\sqrt T$: of a Brownian motion without drift."""
-    return volatility * jnp.sqrt(0.5 * jnp.pi * jnp.asarray(horizon, jnp.result_type(float)))
+    return volatility * jnp.sqrt(0.5 * jnp.pi * in_precision(horizon))
 
 
 def square_root_barrier(

@@ -170,6 +170,7 @@ def worst_market(
     value, slope = jax.value_and_grad(at)(z)
     # The least of a linear function over a ball lies against its slope.
     gap = radius * jnp.linalg.norm(slope) + slope @ z
+    gap = jnp.where(jnp.isfinite(value), gap, jnp.nan)
     return WorstMarket(ambiguity.market(nominal, z), z, value, paths[0, 0], gap, paths)
 
 

@@ -45,11 +45,6 @@ class Environment(Checked):
     inventory_penalty: Float[Array, ""] = real_field(default=0.0, lower=0.0, unit="price/(lot s)", source="(1)")
     max_inventory: int = static_field(default=10, lower=1, unit="lots", help="largest position")
 
-    @property
-    def n_actions(self) -> int:
-        """Numbers in an action."""
-        return 2
-
     def reset(self, key: PRNGKeyArray) -> tuple[EnvironmentState, Float[Array, " observation"]]:
         """A flat start; `key` is there for interface's sake, since every start is the same."""
         market = self.market.start(self.episodes.horizon, Covariates.neutral(self.market.volatility))

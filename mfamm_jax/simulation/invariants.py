@@ -7,6 +7,8 @@ certain, and the mid jumps. Nothing of this can excuse a violation.
 Source: docs/equations.md, adversarial testing.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -40,14 +42,14 @@ class Broken(eqx.Module):
     Args:
         n_steps: Checked.
         counts: Steps that violate each.
-        state: Where each was violated first, 0 where it never was: inventory before the step, time left, volatility, VPIN, imbalance.
-        quotes: What was quoted there: bid depth, ask depth, bid size, ask size.
+        state: The policy's state where each was violated first, on one path; zeros where it never was.
+        quotes: What was quoted there.
     """
 
     n_steps: Int[Array, ""]
     counts: Int[Array, " invariant"]
-    state: Float[Array, "invariant 5"]
-    quotes: Float[Array, "invariant 4"]
+    state: MarketState
+    quotes: Quotes
 
 
 def step_violations(
@@ -59,22 +61,25 @@ def step_violations(
 ) -> Bool[Array, " invariant"]:
     """Which invariants a step of a simulated market breaks.
 
-    Rounding is allowed for: the identity may be off by 64 units in the last place of the largest number in it.
+    Rounding is allowed for: the identity may be off by 64 units in the last place of the largest number in it. Numbers that are not finite break the
+    first invariant alone; with several levels a side the nearest one decides whether quotes cross.
     """
-    shown = jnp.stack([quotes.bid_size, quotes.ask_size]) > 0
-    depths = jnp.stack([quotes.bid_depth, quotes.ask_depth])
+    sizes = [jnp.atleast_1d(size) for size in (quotes.bid_size, quotes.ask_size)]
+    depths = [jnp.broadcast_to(x, size.shape) for x, size in zip((quotes.bid_depth, quotes.ask_depth), sizes)]
+    nearest = [jnp.min(jnp.where(size > 0, depth, jnp.inf)) for size, depth in zip(sizes, depths)]
     parts = jnp.stack([record.capture, record.revaluation, -record.fees])
     worth = [state.cash + state.inventory * state.mid for state in (before, after)]
-    numbers = jnp.concatenate([depths, jnp.stack([quotes.bid_size, quotes.ask_size, after.cash, after.mid]), parts])
+    quoted, money = jnp.concatenate([*depths, *sizes]), jnp.stack([after.cash, after.mid, *worth, *parts])
+    quoted_finite, money_finite = jnp.all(jnp.isfinite(quoted)), jnp.all(jnp.isfinite(money))
+    rounding = jnp.finfo(parts.dtype)
     largest = jnp.max(jnp.abs(jnp.stack([*worth, after.cash, before.cash, *parts])))
-    room = 64 * jnp.finfo(parts.dtype).eps
     off = jnp.abs(worth[1] - worth[0] - jnp.sum(parts))
     return jnp.stack(
         [
-            ~jnp.all(jnp.isfinite(numbers)),
-            jnp.all(shown) & ~(jnp.sum(depths) > 0),
-            ~(jnp.abs(after.inventory) <= max_inventory * (1 + 8 * jnp.finfo(parts.dtype).eps)),
-            ~(off <= room * (1 + largest)),
+            ~(quoted_finite & money_finite),
+            quoted_finite & (nearest[0] + nearest[1] <= 0),
+            jnp.abs(after.inventory) > max_inventory * (1 + 8 * rounding.eps),
+            money_finite & (off > 64 * rounding.eps * largest + rounding.tiny),
         ]
     )
 
@@ -101,7 +106,7 @@ def fuzz_policy(
     """
     dtype = horizon.dtype
 
-    def path(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+    def path(key: PRNGKeyArray) -> tuple[Array, Any, Any]:
         world = _fuzzed_market(market, fuzz.decades, jax.random.fold_in(key, 0))
         state = world.start(horizon, covariates)
         n_uniforms = world.n_uniforms
@@ -123,9 +128,7 @@ def fuzz_policy(
             after, record = step_with(world, state, quotes, time_step, jnp.zeros((), dtype), uniforms)
             broken = step_violations(state, quotes, after, record, max_inventory)
             first = broken & (counts == 0)
-            here = jnp.stack([state.inventory, left, known.volatility, known.vpin, known.imbalance])
-            sent = jnp.stack([quotes.bid_depth, quotes.ask_depth, quotes.bid_size, quotes.ask_size])
-            seen, quoted = jnp.where(first[:, None], here, seen), jnp.where(first[:, None], sent, quoted)
+            seen, quoted = _kept((seen, quoted), (state, quotes), first)
             # A jump of the mid, and cash that starts anew with it: rounding of a long past must not hide a broken step.
             jump = fuzz.jump * market.volatility * jnp.sqrt(horizon)
             moved = jump * (2 * jumps - 1)
@@ -135,7 +138,8 @@ def fuzz_policy(
             return (fresh, counts + broken, seen, quoted), None
 
         none = jnp.zeros(len(INVARIANTS), jnp.int32)
-        start = (state, none, jnp.zeros((len(INVARIANTS), 5), dtype), jnp.zeros((len(INVARIANTS), 4), dtype))
+        nothing = jax.tree.map(lambda x: jnp.zeros((len(INVARIANTS), *x.shape), x.dtype), (state, policy(state)))
+        start = (state, none, *nothing)
         (_, counts, seen, quoted), _ = jax.lax.scan(tick, start, jnp.arange(fuzz.n_steps))
         return counts, seen, quoted
 
@@ -143,7 +147,17 @@ def fuzz_policy(
     which = jnp.argmax(counts > 0, axis=0)  # the first path that broke it
     each = jnp.arange(len(INVARIANTS))
     n_steps = jnp.asarray(fuzz.n_paths * fuzz.n_steps, jnp.int32)
-    return Broken(n_steps, jnp.sum(counts, axis=0), seen[which, each], quoted[which, each])
+    seen, quoted = jax.tree.map(lambda x: x[which, each], (seen, quoted))
+    return Broken(n_steps, jnp.sum(counts, axis=0), seen, quoted)
+
+
+def _kept(old: Any, new: Any, first: Bool[Array, " invariant"]) -> Any:
+    """The new numbers where an invariant is violated for the first time."""
+
+    def chosen(before: Array, now: Array) -> Array:
+        return jnp.where(first.reshape(-1, *[1] * now.ndim), now, before)
+
+    return jax.tree.map(chosen, old, new)
 
 
 def _factor(key: PRNGKeyArray, decades: Float[Array, ""]) -> Float[Array, ""]:
@@ -176,12 +190,17 @@ def _fuzzed_conditions(
     return Covariates(volatility, drawn(pairs[2], pairs[3], 0.0), drawn(pairs[4], pairs[5], -1.0), features), left
 
 
-def replay_violations(result: ReplayResult, max_inventory: Float[Array, ""] | float | int) -> Int[Array, " invariant"]:
-    """Steps of a replayed path that break each of `INVARIANTS`; the identity is judged on the sums over the path.
+def replay_violations(
+    result: ReplayResult,
+    max_inventory: Float[Array, ""] | float | int,
+    n_steps: Int[Array, ""] | int | None = None,
+) -> Int[Array, " invariant"]:
+    """Steps of a replayed path that break each of `INVARIANTS`; the identity is judged on the sums over the path, as one step.
 
     Args:
         result: With its path.
         max_inventory: Limit that must hold [lots].
+        n_steps: Steps that count; the rest only makes sessions equally long. None = all.
     """
     path = result.path
     if path is None:
@@ -192,16 +211,17 @@ def replay_violations(result: ReplayResult, max_inventory: Float[Array, ""] | fl
     resting = resting if resting.ndim == 3 else resting[..., None]
     best_bid = jnp.max(jnp.where(resting[:, 0], ticks[:, 0], -(2**30)), axis=-1)
     best_ask = jnp.min(jnp.where(resting[:, 1], ticks[:, 1], 2**30), axis=-1)
-    rounding = 1 + 64 * jnp.finfo(dtype).eps
+    counts = jnp.arange(path.value.shape[0]) < (path.value.shape[0] if n_steps is None else n_steps)
+    finite = jnp.isfinite(path.value) & jnp.isfinite(path.inventory)
+    eps = jnp.finfo(dtype).eps
     terms = jnp.stack([result.capture, result.revaluation, result.fees, result.pnl])
+    scale = jnp.max(jnp.abs(path.value)) + jnp.max(jnp.abs(path.inventory * path.mid)) + jnp.max(jnp.abs(terms))
     # Rounding grows with the number of sums.
-    room = (
-        jnp.finfo(dtype).eps * (64 + path.value.shape[0]) * (1 + jnp.max(jnp.abs(path.value)) + jnp.max(jnp.abs(terms)))
+    off = jnp.abs(result.residual) > eps * (64 + path.value.shape[0]) * scale + jnp.finfo(dtype).tiny
+    broken = (
+        jnp.sum(counts & ~finite),
+        jnp.sum(counts & (best_bid >= best_ask)),
+        jnp.sum(counts & (jnp.abs(path.inventory) > max_inventory * (1 + 64 * eps))),
+        off.astype(int),
     )
-    counts = (
-        jnp.sum(~(jnp.isfinite(path.value) & jnp.isfinite(path.inventory))),
-        jnp.sum(best_bid >= best_ask),
-        jnp.sum(~(jnp.abs(path.inventory) <= max_inventory * rounding)),
-        (~(jnp.abs(result.residual) <= room)).astype(int),
-    )
-    return jnp.stack([jnp.asarray(x, jnp.int32) for x in counts])
+    return jnp.stack([jnp.asarray(x, jnp.int32) for x in broken])

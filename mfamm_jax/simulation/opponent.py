@@ -1,8 +1,8 @@
 r"""A fast trader who plays against a quoting policy: within bounds it pushes the mid and speeds up or slows down the fills of either side.
 
 On the grid of inventories the policy is fixed and the game is a decision process of the opponent, so the worst one is known exactly: one backward
-recursion over time, in which the best action lies in a corner of its powers (what it minimises is concave in the chance of either fill and linear in the
-drift). It knows the inventory. A learned opponent sees only what everybody sees - the quotes and the time - and is trained by the gradient
+recursion over time, in which the best action lies in a corner of its powers: what it minimises is linear in the chance of either fill and in the drift, each
+for itself. It knows the inventory. A learned opponent sees only what everybody sees - the quotes and the time - and is trained by the gradient
 of the same recursion: how much of the exact harm it reaches is how much the quotes give away.
 
 Source: docs/equations.md, adversarial testing.
@@ -68,7 +68,7 @@ def play(
 
     Args:
         policy: Quotes; knows nothing of the opponent.
-        market: Without it; Poisson fills and a Brownian mid, as in `episode_law`.
+        market: Without it; Poisson fills and a Brownian mid. As in `episode_law` values are NaN with an `impact_recovery` or a `fee_rate`.
         episodes: Length, steps, terminal penalty.
         covariates: What the policy believes.
         max_inventory: Of the grid [lots].
@@ -140,7 +140,9 @@ def _recursion(
         value, action = decide(quotes, left, q, worth)
         return value, (value, action)
 
-    end = -episodes.terminal_penalty * q**2
+    # As in `episode_law`: what these two do is not in the recursion.
+    known = (market.impact_recovery == 0) & (market.fee_rate == 0)
+    end = jnp.where(known, -episodes.terminal_penalty * q**2, jnp.nan)
     order = jnp.arange(episodes.n_steps - 1, -1, -1)
     _, (values, actions) = jax.lax.scan(back, end, order)
     return Game(jnp.concatenate([values[::-1], end[None]]), actions[::-1])
@@ -241,5 +243,5 @@ def train_opponent(
         return network, worth(network), values
 
     networks, ends, paths = jax.vmap(train)(jnp.arange(n_starts, dtype=jnp.int32))
-    best = jnp.argmin(ends)
+    best = jnp.argmin(jnp.where(jnp.isfinite(ends), ends, jnp.inf))
     return opponent(jax.tree.map(lambda x: x[best], networks)), paths

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mfamm_jax.fields import in_precision
 from mfamm_jax.market.events import NS, BookUpdates, DataError, Kind, Session
 from mfamm_jax.market.ladder import NO_ASK, NO_BID, Ladder, build_ladder, placed_rows
 from mfamm_jax.simulation.latency import AbstractLatency, nanoseconds
@@ -181,7 +182,7 @@ def build_tape(
     tape, tape_ns = _tape(session, ladder, seen, rows, timeline, reference_ticks, depth_ticks, reduce)
     if markout_seconds:
         later = np.stack([_later_mid(tape, tape_ns, seconds) for seconds in markout_seconds], axis=1)
-        tape = eqx.tree_at(lambda t: t.moment.later_mid, tape, _real(later))
+        tape = eqx.tree_at(lambda t: t.moment.later_mid, tape, in_precision(later))
     return tape, dataclasses.replace(timeline, tape_ns=tape_ns)
 
 
@@ -380,21 +381,21 @@ def _tape(
     moment = Moment(
         action=_whole(action),
         index=_whole(np.where((action == Action.ARRIVE) | (action == Action.DECIDE), index, 0)),
-        seconds=_real(np.diff(t_ns, prepend=timeline.t_ns[:1]) / NS),
+        seconds=in_precision(np.diff(t_ns, prepend=timeline.t_ns[:1]) / NS),
         best_bid=_whole(relative(touch.bid[now], NO_BID)),
         best_ask=_whole(relative(touch.ask[now], NO_ASK)),
         lowest_bid=_whole(relative(shown[0][now], NO_BID)),
         highest_ask=_whole(relative(shown[1][now], NO_ASK)),
-        mid=_real((touch.twice_mid[now] / 2 - reference) * tick),
+        mid=in_precision((touch.twice_mid[now] / 2 - reference) * tick),
         is_trading=jnp.asarray(np.where(is_trade_step, trading[trade], trading[now])),
         first_change=_whole(starts),
         n_changes=_whole(numbers),
         aggressor=_whole(np.where(is_trade_step, trades["aggressor"], 0)),
         trade_ticks=_whole(np.where(is_trade_step, trades["price_ticks"] - np.int64(reference), 0)),
-        trade_size=_real(np.where(is_trade_step, trades["size"], 0.0)),
+        trade_size=in_precision(np.where(is_trade_step, trades["size"], 0.0)),
         is_hidden=jnp.asarray(is_trade_step & (trades["kind"] == Kind.HIDDEN_TRADE)),
         trade_placed=_whole(np.where(is_trade_step & (placed >= 0), placed, -1)),
-        later_mid=_real(np.zeros((len(action), 0))),
+        later_mid=in_precision(np.zeros((len(action), 0))),
     )
     width = int(max(numbers.max(initial=1), 1))
     pad = np.zeros(width)
@@ -403,31 +404,27 @@ def _tape(
     tape = Tape(
         moment=moment,
         change_slot=_whole(np.append(slot, pad)),
-        change_size=_real(np.append(changes.size[keep], pad)),
-        change_removed=_real(np.append(orders[0], pad)),
+        change_size=in_precision(np.append(changes.size[keep], pad)),
+        change_removed=in_precision(np.append(orders[0], pad)),
         change_placed=_whole(np.append(orders[1], pad)),
-        ladder=_real(changes.start),
+        ladder=in_precision(changes.start),
         base=_whole(changes.base - reference),
-        decision_mid=_real((seen.twice_mid[known] / 2 - reference) * tick),
+        decision_mid=in_precision((seen.twice_mid[known] / 2 - reference) * tick),
         decision_bid=_whole(np.where(seen.bid[known] > NO_BID, seen.bid[known] - reference, NO_BID)),
         decision_ask=_whole(np.where(seen.ask[known] < NO_ASK, seen.ask[known] - reference, NO_ASK)),
         sees_market=jnp.asarray((timeline.seen_row >= 0) & seen.seen[known]),
-        time_left=_real((timeline.end_ns - timeline.decision_ns) / NS),
+        time_left=in_precision((timeline.end_ns - timeline.decision_ns) / NS),
         answered=jnp.asarray(timeline.answered),
         arrival_event=jnp.asarray(timeline.arrival_row),
         refused=jnp.asarray(timeline.refused),
-        tick_size=_real(tick),
-        reference_price=_real(reference * tick),
+        tick_size=in_precision(tick),
+        reference_price=in_precision(reference * tick),
         n_pending=max(timeline.n_pending, 1),
         width=width,
         has_orders=by_order,
         first_row=rows.start,
     )
     return tape, t_ns
-
-
-def _real(x: np.ndarray | float) -> Float[Array, "..."]:
-    return jnp.asarray(x, jnp.result_type(float))
 
 
 def _whole(x: np.ndarray | int) -> Int[Array, "..."]:

@@ -114,7 +114,7 @@ class Venue(NamedTuple):
             placed=None if book.placed is None else put(book.placed, window(tape.change_placed)),
         )
 
-    def _view(self, sign: int, ticks: Ticks, book: Ladder, moment: Moment, number: Int[Array, ""]) -> View:
+    def _view(self, sign: int, ticks: Ticks, book: Ladder, number: Int[Array, ""]) -> View:
         slot, inside = self._place(sign, ticks)
         return View(
             quantity=book.size[slot],
@@ -148,7 +148,7 @@ class Venue(NamedTuple):
         """The book changes: queue positions (Q-3), and orders that the other side's best price has reached are filled."""
         orders, lots = [], []
         for sign, ours in zip(SIDES, exchange.orders):
-            view = self._view(sign, ours.ticks, book, moment, number)
+            view = self._view(sign, ours.ticks, book, number)
             ours = move_up(self.config, sign, ours, view, moment)
             touch = opposite_touch(sign, moment)
             crossed = moment.is_trading & (sign * (ours.ticks - touch) >= 0)
@@ -171,7 +171,7 @@ class Venue(NamedTuple):
         row = index % tape.n_pending
         for sign, old, pending in zip(SIDES, exchange.orders, desk.pending):
             message = Messages(*(x[row] for x in pending))
-            view = self._view(sign, message.ticks, book, moment, number)
+            view = self._view(sign, message.ticks, book, number)
             replaces = message.replaces & ~tape.refused[index]
             size = jnp.where(replaces & has_book, message.size, 0.0)
             size = cut(config, sign, size, jnp.where(replaces, 0.0, old.size), exchange.account.inventory, price)

@@ -62,26 +62,22 @@ def energy_and_gradient(
 
 def draw(model: Ising, angles: Angles) -> str:
     """The circuit as text, one line per vertex."""
-
-    @qml.qnode(qml.device("default.qubit", wires=model.n_vertices))
-    def circuit() -> Any:
-        apply_circuit(model, *_plain(angles))
-        return qml.probs(wires=range(model.n_vertices))
-
-    return qml.draw(circuit, max_length=120)()
+    return qml.draw(_circuit(model, angles), max_length=120)()
 
 
 def to_openqasm(model: Ising, angles: Angles) -> str:
     """OpenQASM 2.0 with a measurement of every qubit: what a quantum computer would be given."""
-
-    @qml.qnode(qml.device("default.qubit", wires=model.n_vertices))
-    def circuit() -> Any:
-        apply_circuit(model, *_plain(angles))
-        return qml.probs(wires=range(model.n_vertices))
-
-    text: Any = qml.to_openqasm(circuit, measure_all=True)
+    text: Any = qml.to_openqasm(_circuit(model, angles), measure_all=True)
     return text()
 
 
-def _plain(angles: Angles) -> tuple[list[float], list[float]]:
-    return np.asarray(angles.cost_angles, float).tolist(), np.asarray(angles.mixer_angles, float).tolist()
+def _circuit(model: Ising, angles: Angles) -> Any:
+    """A QNode of numbers, as drawings and OpenQASM need them."""
+    cost_angles, mixer_angles = (np.asarray(x, float).tolist() for x in (angles.cost_angles, angles.mixer_angles))
+
+    @qml.qnode(qml.device("default.qubit", wires=model.n_vertices))
+    def circuit() -> Any:
+        apply_circuit(model, cost_angles, mixer_angles)
+        return qml.probs(wires=range(model.n_vertices))
+
+    return circuit

@@ -1,12 +1,14 @@
 """Experiment `adversarial`: planted flaws are named, the policy as given breaks nothing in a million steps, and saved days replay to the number."""
 
+import equinox as eqx
 import jax
 import numpy as np
 import polars as pl
 import pytest
 
 from mfamm_jax.experiments.adversarial_flaws import FLAWS, flaw_names
-from mfamm_jax.experiments.adversarial_tables import BROKEN, worst_days
+from mfamm_jax.experiments.adversarial_run import solve_stage, worst_game, worst_of
+from mfamm_jax.experiments.adversarial_tables import BROKEN, HEARS, LEANS, worst_days
 from mfamm_jax.experiments.config import ConfigError, construct, load_config
 from mfamm_jax.experiments.observe import observe
 from mfamm_jax.experiments.quoting import replay_part
@@ -16,6 +18,7 @@ from mfamm_jax.experiments.runner import run
 from mfamm_jax.market.loaders.parquet import load_parquet
 from mfamm_jax.market.scenarios import SCENARIOS
 from mfamm_jax.market.thinning import with_books
+from mfamm_jax.simulation.invariants import INVARIANTS
 from mfamm_jax.simulation.replay import replay
 
 from ..checks import assert_close
@@ -84,8 +87,8 @@ def test_a_saved_day_replays_to_the_number_in_the_table(outcome):
     days = prepared.report["days"]
     worst = worst_days(days, arrays["days/pnl"][:, 0])
     assert set(worst) == set(SCENARIOS)
-    shown, _ = with_books(days[0].levels)
-    seen = observe(shown, experiment.features)
+    recorded, _ = experiment.market.load(folder, 0)
+    seen = observe(with_books(recorded)[0], experiment.features)
     for name in ("flash_crash", "toxic_flow", "stale_quotes", "halt"):
         session, ladder = with_books(load_parquet(outcome.folder / "data" / f"worst_{name}.parquet"))
         assert name in session.name
@@ -131,4 +134,79 @@ def test_wrong_names_are_refused_before_anything_is_loaded():
 
 
 def test_every_invariant_has_a_name_for_its_violation():
-    assert len(BROKEN) == 4
+    assert len(BROKEN) == len(INVARIANTS)
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    experiment = construct(settings("scenarios.names=halt"))
+    return experiment.prepare(tmp_path_factory.mktemp("ready"), 0, lambda text: None)
+
+
+def solved(ready, *overrides):
+    experiment = construct(settings("scenarios.names=halt", *overrides))
+    plan, _ = experiment.plan(jax.tree.map(lambda x: x[None], experiment), ready)
+    return experiment, plan, jax.jit(lambda *args: solve_stage(plan, *args))(experiment, ready, {}, jax.random.key(0))
+
+
+@pytest.mark.thorough
+def test_a_fee_costs_and_a_rebate_gains_under_every_attack(ready):
+    found = {}
+    for fee in (-0.005, 0.0, 0.005):
+        experiment, _, results = solved(ready, f"execution.replay.maker_fee={fee}")
+        policy = results["_policy"]
+        worst = jax.jit(lambda e, p: worst_of(e, ready, p))(experiment, policy)
+        game = jax.jit(lambda e, p: worst_game(e, ready, p))(experiment, policy)
+        found[fee] = [float(worst.nominal), float(worst.value), float(game)]
+    assert (np.diff([found[fee] for fee in (-0.005, 0.0, 0.005)], axis=0) < 0).all()
+
+
+@pytest.mark.thorough
+def test_what_is_not_quoted_is_not_called_leaning(ready):
+    """One lot at most, where a side is always off away from flat, and a gate below the usual VPIN, where nothing is quoted."""
+    _, _, one = solved(ready, "hjb.max_inventory=1")
+    names = ["as given", *FLAWS]
+    lean, n_probed = (np.asarray(one["probe"][x]) for x in ("lean", "n_probed"))
+    assert (n_probed > 0).all()
+    assert lean[0] > LEANS
+    # Seen from the other end the table has no quote of its own: a wrong sign shows as no lean.
+    assert lean[names.index("inventory_sign")] <= LEANS
+    assert abs(lean[names.index("ignores_inventory")]) <= LEANS
+    _, _, silent = solved(ready, "quotes.vpin_gate=0.01")
+    assert int(silent["probe"]["n_probed"][0]) == 0
+
+
+@pytest.mark.thorough
+def test_a_flaw_that_changes_no_quote_is_nothing_to_find(ready):
+    _, _, results = solved(ready, "quotes.min_half_spread=0.05", "quotes.max_half_spread=0.05")
+    differs = dict(zip(["as given", *FLAWS], np.asarray(results["probe"]["differs"])))
+    assert differs["as given"] == differs["inventory_sign"] == differs["ignores_inventory"] == 0
+    assert differs["no_limit"] > 0
+    assert differs["crossed"] > 0
+
+
+@pytest.mark.thorough
+def test_hearing_is_told_signal_by_signal(ready):
+    """Gates alone: VPIN moves sizes, imbalance and the book move nothing once their coefficients are gone."""
+    coefficients = lambda side: (side.scale.book, side.scale.vpin, side.scale.imbalance)  # noqa: E731
+    zero = jax.tree.map(lambda x: 0 * x, ready.base)
+    base = eqx.tree_at(
+        lambda b: (*coefficients(b.bid), *coefficients(b.ask)),
+        ready.base,
+        (*coefficients(zero.bid), *coefficients(zero.ask)),
+    )
+    _, _, results = solved(eqx.tree_at(lambda r: r.base, ready, base))
+    np.testing.assert_array_equal(np.asarray(results["probe"]["hears"][0]) > HEARS, [True, False, False])
+    _, _, fitted = solved(ready)
+    np.testing.assert_array_equal(np.asarray(fitted["probe"]["hears"][0]) > HEARS, [True, True, True])
+
+
+@pytest.mark.slow
+def test_in_single_precision_the_policy_as_given_breaks_nothing(tmp_path):
+    config = settings("precision=float32", "scenarios.names=halt", "flaws=inventory_sign")
+    with jax.enable_x64(False):
+        folder = RunFolder(tmp_path / "run", config)
+        folder.open(fresh=False)
+        outcome = run(config, folder, say=lambda text: None)
+    assert outcome.metrics["violations"] == 0
+    assert outcome.metrics["ok"]

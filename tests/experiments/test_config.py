@@ -52,6 +52,23 @@ def test_an_unknown_kind_is_named_with_the_known_ones():
         load_config("quickstart", ["market.kind=lobstr"])
 
 
+@pytest.mark.parametrize(
+    ("config", "given", "said"),
+    [
+        ("lobster", "exchange.lot_size=1", '--set exchange.lot_size: unknown key .*"execution.replay.lot_size"'),
+        ("quickstart", "risk_aversion=1", r'--set risk_aversion: unknown key \(did you mean "hjb.risk_aversion"\?\)'),
+        ("quickstart", "hjb.seed=1", r'did you mean "seed"\?'),
+        ("quickstart", "kind=lobster", r'did you mean "market.kind"'),
+        ("quickstart", "sweep.exchange.lot_size=[1]", 'no such table to sweep over .*"execution.replay.lot_size"'),
+        ("hjb_sweep", "parameters.risk_aversoin=1", r'did you mean "risk_aversion"\?'),
+        ("hjb_sweep", "nothing.like_it=1", "hjb_sweep.toml: nothing: unknown key; known keys"),
+    ],
+)
+def test_an_unknown_key_is_suggested_where_its_name_exists(config, given, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(config, [given])
+
+
 def test_every_setting_says_what_it_means():
     for cls in EXPERIMENTS.values():
         for path, default, _, _, meaning in describe_settings(cls):

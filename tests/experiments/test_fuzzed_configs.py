@@ -7,10 +7,11 @@ import tomllib
 import numpy as np
 import pytest
 
-from mfamm_jax.experiments.config import ConfigError, construct, load_config, shipped_configs, to_toml
+from mfamm_jax.experiments.config import ConfigError, construct, load_config, shipped_configs
 from mfamm_jax.experiments.record import RunFolder
 from mfamm_jax.experiments.runner import DONE, FAILED, PARTIAL, run
 from mfamm_jax.experiments.sweep import lay_out
+from mfamm_jax.experiments.toml_text import to_toml
 
 NAMES = [name for name in shipped_configs() if name != "hjb_sweep"] + ["hjb_sweep"] * 6
 VALUES = [

@@ -173,7 +173,7 @@ def session():
 def test_rows_count_every_order_at_the_depths_it_reaches(session):
     observed = observe(session, Features(bucket_volume=2000.0), 0.6)
     depths = tick_depths(session, observed, 32)
-    reach, known = order_reach(session, observed)
+    reach, known = order_reach(observed)
     for sign in (-1, 1):
         rows = depth_rows(session, observed, sign, depths)
         mine = reach[known & (observed.trades.aggressor == sign)] * session.tick_size

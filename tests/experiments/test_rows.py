@@ -84,7 +84,7 @@ def test_a_wrong_sweep_is_refused_with_what_was_expected(overrides, said):
 
 
 def test_a_resolved_sweep_reads_back_as_itself(tmp_path):
-    from mfamm_jax.experiments.config import to_toml
+    from mfamm_jax.experiments.toml_text import to_toml
 
     drawn = ["sweep.method=sobol", "sweep.n_points=8", "sweep.n_seeds=3"]
     ranges = ["sweep.parameters.risk_aversion={log=[0.1,1]}", "sweep.parameters.volatility={linear=[0.1,1]}"]
@@ -116,7 +116,7 @@ def test_values_of_an_axis_are_what_the_setting_takes():
 def test_every_text_survives_the_resolved_file(text):
     import tomllib
 
-    from mfamm_jax.experiments.config import to_toml
+    from mfamm_jax.experiments.toml_text import to_toml
 
     table = {"name": text, "table": {text: 1.0}}
     assert tomllib.loads(to_toml(table)) == table

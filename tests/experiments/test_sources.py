@@ -196,14 +196,33 @@ def test_a_capture_is_no_itch_because_of_its_name(tmp_path, name):
 def test_what_fits_nothing_is_refused_with_the_kinds(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         guess_kind(tmp_path / "missing.csv")
-    known = "cannot tell its format; name it: lobster, hftbacktest, hftbacktest_raw, tardis, .*parquet"
-    for file in (tmp_path, packed(tmp_path / "prices.csv", ["a,b", "1,2"]), packed(tmp_path / "empty.csv", [])):
+    with pytest.raises(DataError, match="an empty folder"):
+        guess_kind(tmp_path)
+    known = "cannot tell its format; name it by `--kind KIND` .* or `--set market.kind=KIND` .* lobster, hftbacktest, .*parquet; .*docs/data.md"
+    for file in (packed(tmp_path / "prices.csv", ["a,b", "1,2"]), packed(tmp_path / "empty.csv", []), tmp_path):
         with pytest.raises(DataError, match=known):
             guess_kind(file)
     cut = hftbacktest_raw(tmp_path)
     cut.write_bytes(cut.read_bytes()[:30])
     with pytest.raises(DataError, match="truncated or damaged"):
         guess_kind(cut)
+
+
+@pytest.mark.parametrize("make", [hftbacktest, hftbacktest_raw, tardis, binance, bitstamp, parquet])
+def test_a_path_of_another_format_given_as_lobster_is_told(tmp_path, make):
+    kind = make.__name__
+    with pytest.raises(DataError, match=f"; this looks like {kind}: use market.kind={kind}$"):
+        SOURCES["lobster"](path=str(make(tmp_path))).load(tmp_path, 0)
+
+
+def test_damaged_lobster_files_look_like_nothing_else(tmp_path):
+    folder = tmp_path / "day"
+    lobster(folder, first="999800,100,999900,70")
+    parquet(folder)
+    for path in (folder, tmp_path / "missing"):
+        with pytest.raises(DataError) as refused:
+            SOURCES["lobster"](path=str(path)).load(tmp_path, 0)
+        assert "looks like" not in str(refused.value)
 
 
 def inspect(*arguments):

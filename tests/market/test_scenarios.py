@@ -211,6 +211,11 @@ def test_as_level_messages_and_through_a_file_it_shows_the_same_books_and_trades
             np.testing.assert_array_equal(new, old)
 
 
+def test_messages_that_no_longer_tell_the_book_are_not_written(session, tmp_path):
+    with pytest.raises(ValueError, match="level_messages"):
+        write_parquet(planted(session, "flash_crash"), tmp_path / "day.parquet")
+
+
 def test_without_book_rows_there_is_nothing_to_make_levels_of(session):
     with pytest.raises(ValueError, match="no book rows"):
         level_messages(dataclasses.replace(session, books=None))

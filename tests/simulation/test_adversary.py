@@ -125,6 +125,13 @@ def worth32(market):
     return certainty_equivalent(policy, market, episodes, known, LIMIT, 0.5)
 
 
+def test_where_no_law_is_known_neither_value_nor_gap_is_a_number():
+    market = eqx.tree_at(lambda m: m.fee_rate, a_market(), jnp.asarray(0.01))
+    found = jax.jit(lambda: worst_market(worth, market, Ambiguity(), jax.random.key(0), n_steps=3))()
+    assert np.isnan(float(found.value))
+    assert np.isnan(float(found.gap))
+
+
 def test_other_fill_curves_are_refused():
     curve = PowerLawIntensity(2.0, 0.05, 3.0)
     market = eqx.tree_at(lambda m: m.bid, a_market(), curve)

@@ -180,6 +180,12 @@ def test_jit_vmap_and_loop_agree_and_single_precision_is_near():
     assert float(value) == pytest.approx(float(worst_play(*game(SKEWED), POWERS).start), rel=1e-4)
 
 
+def test_what_the_recursion_does_not_know_gives_no_number():
+    for changes in ({"fee_rate": 0.01}, {"impact_recovery": 1.0}):
+        market = PoissonMarket(a_market().bid, a_market().ask, 0.05, **changes)
+        assert np.isnan(float(worst_play(SKEWED, market, EPISODES, KNOWN, LIMIT, PENALTY, POWERS).start))
+
+
 def test_a_mid_of_its_own_is_refused():
     market = PoissonMarket(a_market().bid, a_market().ask, 0.05, mid=BinomialMid(0.05))
     with pytest.raises(ValueError, match="drop mid and arrivals"):

@@ -126,8 +126,10 @@ def write_parquet(session: Session, path: str | Path) -> Path:
         ValueError: The book of the session is only in its book rows, or a size is no multiple of the size unit.
     """
     updates, path = session.updates, Path(path)
-    if session.books is not None and session.feed == "levels":
-        raise ValueError(f"{session.name}: its book is only in book rows; expected level or order messages to write")
+    if session.books is not None and (session.feed == "levels" or session.counts.get("planted")):
+        raise ValueError(
+            f"{session.name}: its book is only in book rows; write market.thinning.level_messages(session)"
+        )
     if (updates.size % 1 != 0).any():
         raise ValueError(
             f"{session.name}: sizes in fractions of the size unit {session.size_unit}; expected whole multiples"
