@@ -182,6 +182,7 @@ def test_late_fills_only_bring_the_inventory_back(desk):
     assert_close(run(desk.WindDownPolicy(inner, 0.0)).pnl, plain.pnl)
 
 
+@pytest.mark.thorough
 def test_a_batch_of_the_policy_replays_recorded_events_in_one_call(desk, tmp_path):
     tape, _ = build_tape(desk.load_levels(levels_file(tmp_path)), decision_interval=1.0)
     n = tape.decision_mid.shape[0]
@@ -212,6 +213,7 @@ def test_the_loader_reads_what_was_written_and_names_the_row_of_a_bad_cell(desk,
         desk.load_levels(file)
 
 
+@pytest.mark.thorough
 def test_a_shipped_config_and_inspect_take_the_loader_by_its_place(desk, tmp_path):
     file = levels_file(tmp_path)
     config = load_config(
@@ -267,6 +269,7 @@ def walk_profit(half_spread, decay=2.0, max_inventory=5, n_steps=100):
     return half_spread * fills
 
 
+@pytest.mark.thorough
 def test_the_experiment_runs_from_its_config_file_to_a_report(folder, tmp_path):
     (tmp_path / "spread_law.toml").write_text(CONFIG)
     done = mfamm("run", "spread_law.toml", "--out", "run", "--json", cwd=tmp_path, path=folder)

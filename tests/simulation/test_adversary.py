@@ -21,6 +21,7 @@ from mfamm_jax.simulation.adversary import (
 from mfamm_jax.simulation.episode import Episodes, simulate_episodes
 from mfamm_jax.simulation.step import PoissonMarket
 
+pytestmark = pytest.mark.thorough
 EPISODES = Episodes(horizon=20.0, n_steps=40, n_paths=40_000)
 KNOWN = Covariates.neutral(0.05)
 LIMIT = 4

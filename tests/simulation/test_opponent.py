@@ -16,6 +16,7 @@ from mfamm_jax.simulation.episode import Episodes, episode_law
 from mfamm_jax.simulation.opponent import Powers, play, train_opponent, worst_play
 from mfamm_jax.simulation.step import PoissonMarket, step_with
 
+pytestmark = pytest.mark.thorough
 KNOWN = Covariates.neutral(0.05)
 LIMIT = 4
 PENALTY = 0.0003
