@@ -53,7 +53,7 @@ def test_planted_parameters_come_back_and_cma_needs_many_times_the_evaluations(t
     assert "Methods" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_standard_errors_cover_the_truth_in_twenty_samples():
     """Of 60 distances in standard errors about 57 lie within 2, three of a sample moving together; their mean square is 1."""
     table = rows_of("calibrate_quotes", *QUICK[:2], "search.n_generations=0", "sweep.n_seeds=20", "batch_rows=10")
@@ -64,7 +64,7 @@ def test_standard_errors_cover_the_truth_in_twenty_samples():
     assert 0.6 < np.mean(z**2) < 1.5
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_fills_and_quotes_together_cover_the_truth_and_know_more_than_either(tmp_path):
     overrides = ["search.n_starts=3", "max_inventory=4", "n_steps=24"]
     outcome = run_small(tmp_path, "calibrate_joint", *overrides)

@@ -125,7 +125,7 @@ def test_a_thousand_mutated_configs_end_in_a_clear_error_or_are_valid(tmp_path):
     assert len(valid) > 50
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_valid_mutants_of_a_small_run_end_in_an_exit_code(tmp_path):
     """What was found valid also runs, or says what to change: every answer is done, failed, partial or one message."""
     ran = 0

@@ -33,7 +33,6 @@ SMOKE = {
     "calibrate_quotes": [*CALIBRATE, "search.n_generations=80"],
     "cointegration": ["panel.n_rows=900", "strategy.window=400", "test.n_draws=199", "scales.n_scales=5"],
     "hjb_sweep": ["max_inventory=3", "sweep.parameters.volatility=[0.2]", "sweep.parameters.risk_aversion=[0.1]"],
-    "maxcut_benchmark": ["graphs.n_graphs=2", "graphs.n_vertices=8"],
     "optimal_schedule": ["order.n_steps=8", "opponents.n_training=200", "opponents.n_orders=8", "search.n_starts=3"],
     "quickstart": [
         *("market.duration=240.0", "simulation.n_paths=256", "hjb.n_steps=16", "hjb.max_inventory=4"),
@@ -80,6 +79,7 @@ LONGER = {
         "blocks.cluster_seconds=10.0",
         "control.horizon=20.0",
     ],
+    "maxcut_benchmark": ["graphs.n_graphs=2", "graphs.n_vertices=8"],
     "mfamm": [
         *("clock.interval=2.0", "execution.decision_interval=0.4", "markets.training=260.0", "markets.warm_up=60.0"),
         *("markets.test=60.0", "markets.n_sessions=2", "features.volatility_window=40", "learning.n_steps=20"),

@@ -312,7 +312,7 @@ def test_the_lobster_experiment_runs_on_real_data(data_folder, tmp_path, path):
     assert metrics["gradient_error"] < 1e-5
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_scheme_with_tolerances_of_its_own_makes_the_same_policy(tmp_path):
     """Adaptive implicit steps, whose tolerances are arrays: what a limited depth over a long horizon needs."""
     overrides = ["hjb.axes.n_risk=2", "hjb.axes.n_skew=1", "hjb.horizon=60.0"]

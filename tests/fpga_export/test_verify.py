@@ -40,8 +40,10 @@ def test_files_and_plain_cpp_agree_with_the_model(folder):
     ("kind", "table_mode"),
     [
         ("slope", "ram"),
-        ("tabulated", "ram"),
-        *(pytest.param(*x, marks=pytest.mark.slow) for x in (("slope", "rom"), ("axis", "ram"), ("stationary", "rom"))),
+        *(
+            pytest.param(*x, marks=pytest.mark.slow)
+            for x in (("tabulated", "ram"), ("slope", "rom"), ("axis", "ram"), ("stationary", "rom"))
+        ),
     ],
 )
 def test_cpp_in_both_modes_and_rtl_agree(kind, table_mode, tmp_path):

@@ -132,7 +132,7 @@ def joint(d=3):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize("d", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_joint_flow_inverts_and_its_density_is_that_of_the_jacobian(d):
     law = joint(d)
     z = jax.random.normal(jax.random.key(9), (d,)) * 1.5
