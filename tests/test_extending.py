@@ -127,6 +127,7 @@ def test_long_before_the_end_one_lot_is_worth_what_the_hamiltonian_says(desk):
     assert_close(jnp.stack([bid[1], ask[1]]), np.full(2, rest + margin), float64=1e-4)
 
 
+@pytest.mark.thorough
 def test_at_a_fixed_depth_the_value_is_a_random_walks(desk):
     """d(H0 - H1)/dtau = L d - 3 L (H0 - H1) with quotes at d and their fill rate L."""
     depth, fills = 0.8, desk.GompertzIntensity(0.9, 0.3, 1.4)

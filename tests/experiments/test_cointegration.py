@@ -140,6 +140,7 @@ def test_a_backtest_that_knows_the_future_looks_better_on_noise():
     assert mean[0] < 3 * error[0]
 
 
+@pytest.mark.thorough
 def test_the_run_has_numbers_pictures_and_the_truth(outcome):
     assert outcome.code == DONE
     metrics = outcome.metrics

@@ -97,6 +97,7 @@ def test_a_sweep_row_is_the_base_run(tmp_path):
     assert rows["kernel_pnl"][1] < rows["kernel_pnl"][0]
 
 
+@pytest.mark.thorough
 def test_a_session_with_another_tick_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"its tick size is 0.01, control.tick_size is 0.02"):
         run_small(tmp_path / "run", "control.tick_size=0.02")

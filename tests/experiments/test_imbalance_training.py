@@ -172,6 +172,7 @@ def test_a_finished_training_is_not_repeated(outcome):
     assert (outcome.folder / "metrics.json").read_bytes() == before
 
 
+@pytest.mark.thorough
 def test_training_stops_when_looks_bring_nothing_more(tmp_path):
     outcome = run_short(tmp_path / "run", "training.n_between=2", "training.patience=1")
     history = dict(zip(MEASURES, arrays(outcome)["imbalance/history"].T))

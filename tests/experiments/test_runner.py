@@ -38,6 +38,7 @@ def test_a_run_writes_its_folder_and_repeats_to_the_bit(tmp_path):
     assert "parameters.volatility" in refused.stderr
 
 
+@pytest.mark.thorough
 def test_a_killed_sweep_resumes_with_every_row_once_and_the_same_numbers(tmp_path):
     arguments = ["run", "hjb_sweep", "--set", "chunk_size=32", "--set", "n_steps=40"]
     process = subprocess.Popen(

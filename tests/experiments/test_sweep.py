@@ -49,6 +49,7 @@ def rows(folder):
     return pl.concat([pl.read_parquet(path) for path in paths], how="diagonal").sort("config_id")
 
 
+@pytest.mark.thorough
 def test_rows_are_the_same_to_the_bit_for_every_part_size_device_count_and_number_of_processes(tmp_path):
     outcome = run_here(tmp_path / "one", SMALL)
     assert outcome.metrics["sweep"] == {"rows": 75, "failed": 0}

@@ -58,7 +58,9 @@ def test_register_map_of_the_manifest_is_the_rtl_s(files):
             assert f"{row['bits']}'h{row['reset'] & ((1 << row['bits']) - 1):x};" in rtl
 
 
-@pytest.mark.parametrize("kind", ["slope", "axis", "stationary"])
+@pytest.mark.parametrize(
+    "kind", ["slope", *(pytest.param(x, marks=pytest.mark.thorough) for x in ("axis", "stationary"))]
+)
 def test_a_written_project_is_read_back_whole(kind, tmp_path):
     found = project(kind, "rom" if kind == "stationary" else "ram")
     assert write_project(found, tmp_path / "p") == check_project(found)
@@ -81,6 +83,7 @@ def test_every_node_lies_in_the_bank_of_its_parities():
         np.testing.assert_array_equal(words[t % 2 + 2 * (v % 2), address], table[q, t, v])
 
 
+@pytest.mark.thorough
 def test_widths_hold_their_intervals():
     """What the RTL truncates to must hold what the plan proves."""
     for kind in ("slope", "axis", "stationary", "tabulated"):

@@ -47,6 +47,7 @@ def test_nothing_within_the_band_is_said():
         measure_depth(session(), "buy", 50.0)
 
 
+@pytest.mark.thorough
 def test_recorded_books(data_folder):
     """BTC on three venues: one tick of spread, and the perpetual is deeper than spot."""
     from mfamm_jax.experiments.sources import load_file

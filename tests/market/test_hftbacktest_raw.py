@@ -455,7 +455,7 @@ def test_real_captures_have_the_published_facts(data_folder, recording, name):
         assert facts["local_minus_exchange_E_ms"][which] == pytest.approx(value, abs=6e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.thorough) for name in NAMES[1:])])
 def test_the_book_rebuilt_from_a_real_capture_is_the_published_one(data_folder, recording, name):
     published = published_facts(data_folder, name)["rebuilt_book"]
     session, ladder, _ = recording(data_folder, name)

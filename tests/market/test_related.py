@@ -14,6 +14,7 @@ def mids(sessions, seconds):
     return np.stack([0.5 * (s.books.bid_ticks[r, 0] + s.books.ask_ticks[r, 0]) for s, r in zip(sessions, rows)])
 
 
+@pytest.mark.thorough
 def test_the_planted_combination_reverts_and_the_others_walk():
     """Deviation of the residual against that of the steps: prices that walk are farther from their mean than their steps would let a stationary one be."""
     sessions, truth = generate_related("small_tick", 3, 600.0, 0, volatility=6.0, residual_deviation=60.0)

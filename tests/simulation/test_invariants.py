@@ -133,7 +133,7 @@ def with_covariates(policy):
     )
 
 
-@pytest.mark.parametrize("is_double", [True, False])
+@pytest.mark.parametrize("is_double", [pytest.param(True, marks=pytest.mark.thorough), False])
 def test_value_table_quotes_break_nothing(is_double):
     table, horizon = with_covariates(a_value_table()), jnp.asarray(60.0)
     with jax.enable_x64(is_double):

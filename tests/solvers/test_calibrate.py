@@ -194,6 +194,7 @@ def test_risk_aversion_and_intensity_come_back_from_quotes_without_noise():
     np.testing.assert_allclose(solution.value.parameters, truth, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_gradients_of_a_quote_fit_are_central_differences():
     scheme, grid = control()
     truth = jnp.array([0.3, 1.2, 1.7])
