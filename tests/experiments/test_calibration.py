@@ -94,7 +94,7 @@ def test_what_quotes_cannot_tell_is_named(tmp_path):
     np.testing.assert_allclose(product, 0.2 * 0.09, rtol=0.02)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_quotes_of_a_file_are_explained_like_planted_ones(tmp_path):
     config = load_config("calibrate_quotes", QUICK)
     experiment = construct(config)

@@ -88,7 +88,7 @@ def test_agreement_counts_what_differs():
     assert found["same_fills"] == pytest.approx(1 / 3)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_sweep_row_is_the_base_run(tmp_path):
     outcome = run_small(tmp_path / "run", "sweep.execution.replay.maker_fee=[0.0,0.0001]")
     rows = pl.read_parquet(outcome.folder / "parts/part-00000.parquet")

@@ -81,7 +81,7 @@ def test_the_reference_example_and_a_sweep_over_orders(tmp_path):
     np.testing.assert_allclose(rows["best_cost"][1], 328.8666666667)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_an_order_that_only_all_venues_together_can_take(tmp_path):
     """Sets that cannot take it are never called the best, and never given a price."""
     metrics, arrays = run_small(

@@ -82,7 +82,7 @@ def test_a_wrong_list_is_refused(value):
         load_config("hjb_sweep", [f"sensitivities={value}"])
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_replayed_metrics_are_told_to_jump(tmp_path):
     quick = ["market.duration=120", "simulation.n_paths=16", "simulation.n_steps=60", "sweep={}", "hjb.horizon=60.0"]
     told = run_small(tmp_path, *quick, name="quickstart", paths=["hjb.risk_aversion"]).metrics["sensitivities"]

@@ -69,7 +69,7 @@ def test_rows_are_the_same_to_the_bit_for_every_part_size_device_count_and_numbe
     assert set(manifest["stages"]["solve"]) == {"total", "trace", "compile", "cached", "run"}
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_simulated_and_replayed_rows_are_the_same_to_the_bit_on_several_devices(tmp_path):
     """The rows of `quoting` hold a scan over events, a value table and an exact law: more that could round otherwise."""
     few = ["market.duration=120", "simulation.n_paths=16", "batch_rows=2", "hjb.horizon=60.0", "simulation.n_steps=60"]

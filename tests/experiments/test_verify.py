@@ -40,7 +40,7 @@ def test_shipped_solver_cases_pass(precision, passed):
     assert (answer["passed"], answer["failed"], answer["skipped"]) == (passed, 0, 179 - passed), answer
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_first_solver_case_of_every_kind_passes(tmp_path):
     table, first = json.loads(SHIPPED_SOLVERS.read_text()), {}
     for case in table["cases"]:
