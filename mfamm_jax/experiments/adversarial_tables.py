@@ -54,6 +54,7 @@ class _Policy:
         self.ratio = probe["ratio"]
         games, found = results["opponents"], results["markets"]["found"]
         self.nobody, self.learned, self.worst = (float(games[x][number]) for x in ("nobody", "learned", "worst"))
+        self.recorded = float(results["days"]["pnl"][0, number])
         self.fitted, self.worst_market = float(found.nominal[number]), float(found.value[number])
 
     def findings(self, given: "_Policy") -> list[list[Any]]:
@@ -78,6 +79,9 @@ class _Policy:
                 f"{self.nobody:.3g} becomes {self.worst:.3g}, or {self.learned:.3g} by one who sees the quotes only"
             )
             rows.append(["loses to its worst opponent", evidence, "opponent"])
+        if self.recorded < 0 < self.nobody:
+            evidence = f"the fitted market promises {self.nobody:.3g} an episode, the recorded test part gave {self.recorded:.3g}"
+            rows.append(["loses on the recorded day", evidence, "days"])
         for i, weakness in enumerate(BROKEN):
             counts = {"fuzz": int(self.fuzzed[i]), "days": int(self.replayed[i])}
             if not any(counts.values()):
