@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from mfamm_jax.experiments.adversarial_days import Scenarios, draw_days, lay_out_days, scenario_names
+from mfamm_jax.experiments.adversarial_days import Scenarios, draw_days, lay_out_days
 from mfamm_jax.experiments.adversarial_flaws import FLAWS, flaw_names, stack_flaws
 from mfamm_jax.experiments.adversarial_run import (
     days_stage,
@@ -138,8 +138,8 @@ class Adversarial(AbstractExperiment):
 
     def prepare(self, folder: Path, seed: int, say: Callable[[str], None], progress: Any = None) -> Prepared:
         """Loads and fits the session, plants the bad days and lays all of them out for replay."""
-        flaw_names(self.flaws)
-        scenario_names(self.scenarios.names)
+        checked = self.flawed, self.scenarios.kinds  # before anything is loaded
+        say(f"{len(checked[0])} flaws, {len(checked[1])} scenarios")
         recorded, truth = self.market.load(folder, seed)
         base = lay_out_session(self, recorded, truth, say)
         # Days are replayed as level feeds, which is what a planted one can be saved as; the recorded day must be comparable with them.

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mfamm_jax.experiments.adversarial_flaws import known_names
 from mfamm_jax.experiments.experiment import ConfigError
 from mfamm_jax.experiments.observe import Observed, observe
 from mfamm_jax.experiments.quoting import replay_part
-from mfamm_jax.fields import Checked, listed, static_field
+from mfamm_jax.fields import Checked, static_field
 from mfamm_jax.market.events import NS, DataError, Session
 from mfamm_jax.market.scenarios import SCENARIOS, plant
 from mfamm_jax.market.thinning import level_messages, with_books
@@ -29,23 +30,8 @@ class Scenarios(Checked):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Names."""
-        return scenario_names(self.names)
-
-
-def scenario_names(text: str) -> tuple[str, ...]:
-    """Names separated by commas.
-
-    Raises:
-        ConfigError: One is unknown or named twice.
-    """
-    names = listed(text)
-    for name in names:
-        if name not in SCENARIOS:
-            raise ConfigError(f'scenarios.names has "{name}", expected names of {", ".join(SCENARIOS)}')
-    if len(set(names)) < len(names):
-        raise ConfigError(f'scenarios.names is "{text}", expected each name once')
-    return names
+        """Names; a ConfigError where one is unknown."""
+        return known_names("scenarios.names", self.names, SCENARIOS)
 
 
 class Day(NamedTuple):

@@ -3,6 +3,8 @@
 Every flaw is a number, so that one compile serves the policy as it is and all flawed ones.
 """
 
+from collections.abc import Iterable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -42,7 +44,7 @@ FLAWS: dict[str, tuple[dict[str, float], str]] = {
 SOUND = {"inventory": 1.0, "limited": 1.0, "hearing": 1.0, "narrowing": 0.0}
 
 
-def flaw_names(text: str) -> tuple[str, ...]:
+def known_names(setting: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
     """Names separated by commas.
 
     Raises:
@@ -50,11 +52,16 @@ def flaw_names(text: str) -> tuple[str, ...]:
     """
     names = listed(text)
     for name in names:
-        if name not in FLAWS:
-            raise ConfigError(f'flaws has "{name}", expected names of {", ".join(FLAWS)}')
+        if name not in known:
+            raise ConfigError(f'{setting} has "{name}", expected names of {", ".join(known)}')
     if len(set(names)) < len(names):
-        raise ConfigError(f'flaws is "{text}", expected each name once')
+        raise ConfigError(f'{setting} is "{text}", expected each name once')
     return names
+
+
+def flaw_names(text: str) -> tuple[str, ...]:
+    """Of the setting `flaws`."""
+    return known_names("flaws", text, FLAWS)
 
 
 def stack_flaws(names: tuple[str, ...], dtype: jnp.dtype) -> Flaws:

@@ -38,7 +38,7 @@ PAGE = jinja2.Template(
 body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c2330}
 h1{margin-bottom:.2rem}h2{margin-top:2.2rem;border-bottom:1px solid #dde}.meta{color:#556}
 table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}
-td,th{padding:.15rem .8rem;border-bottom:1px solid #e6e8ee;text-align:right}td{white-space:nowrap}
+td,th{padding:.15rem .8rem;border-bottom:1px solid #e6e8ee;text-align:right}td{white-space:nowrap}td.text{white-space:normal;text-align:left;min-width:24em}
 td:first-child,th:first-child{text-align:left}thead th{border-bottom:2px solid #ccd}
 figure{margin:1rem 0}figcaption,.note{color:#556;font-size:13px}svg{max-width:100%;height:auto}
 pre{background:#f4f5f8;padding:.8rem;overflow:auto}.warn{background:#fff4d6;padding:.4rem .8rem}

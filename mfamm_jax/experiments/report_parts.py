@@ -59,8 +59,14 @@ def _numbers(x: Any) -> Any:
 def html_table(header: list[str], rows: list[list[Any]]) -> str:
     """A table that scrolls if it is wide."""
     head = "".join(f"<th>{cell}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{number(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(value: Any) -> str:
+    """Sentences are broken; numbers and names are not."""
+    is_long = isinstance(value, str) and len(value) > 60
+    return f"<td class='text'>{value}</td>" if is_long else f"<td>{number(value)}</td>"
 
 
 def number(value: Any) -> str:
